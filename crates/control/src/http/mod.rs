@@ -1,0 +1,131 @@
+//! The HTTP API: parses requests into calls of [`Control`] and answers in JSON.
+//!
+//! Everything under `/v1` needs a bearer token, but for the API's own description. Every error is an RFC 9457 problem
+//! document with the id of the request (`problem`). One file for each kind of resource.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    middleware,
+    response::IntoResponse,
+    routing::get,
+};
+use http::{StatusCode, header::CONTENT_TYPE};
+use minnow_model::{Code, bundle::MAX_MANIFEST_BYTES};
+use minnow_telemetry::Metrics;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::Control;
+
+mod apps;
+mod auth;
+mod blobs;
+mod functions;
+mod node;
+mod problem;
+mod tokens;
+mod versions;
+
+pub(crate) use problem::ApiError;
+
+/// The longest body of calls that take JSON or a manifest, in bytes.
+const MAX_BODY_BYTES: usize = MAX_MANIFEST_BYTES;
+/// The longest body of an invoke: 6 MiB in base64, with the headers beside it.
+const MAX_INVOKE_BYTES: usize = 9 << 20;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Minnow control API",
+        description = "Publish, deploy and observe apps on a Minnow node. Errors are RFC 9457 problem documents; \
+                       docs/errors.md lists their codes."
+    ),
+    security(("token" = [])),
+    modifiers(&BearerToken),
+    tags(
+        (name = "node", description = "The node itself"),
+        (name = "apps", description = "Apps and their deployments"),
+        (name = "versions", description = "Published versions"),
+        (name = "blobs", description = "Content, by digest"),
+        (name = "functions", description = "Running functions and what they write"),
+        (name = "tokens", description = "Who may use this API"),
+    )
+)]
+struct Api;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, api: &mut openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        api.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+fn api() -> OpenApiRouter<Arc<Control>> {
+    let invoke = OpenApiRouter::new().routes(routes!(functions::invoke)).layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
+    OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(node::node))
+        .routes(routes!(node::healthz))
+        .routes(routes!(node::readyz))
+        .routes(routes!(node::metrics))
+        .routes(routes!(apps::list))
+        .routes(routes!(apps::status, apps::delete))
+        .routes(routes!(apps::deploy))
+        .routes(routes!(apps::rollback))
+        .routes(routes!(versions::list))
+        .routes(routes!(versions::publish, versions::get, versions::delete))
+        .routes(routes!(versions::manifest))
+        .routes(routes!(blobs::head, blobs::get, blobs::put))
+        .routes(routes!(functions::logs))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::delete))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .merge(invoke)
+}
+
+/// The description of the API (OpenAPI 3.1), as committed in `docs/openapi.json` and served at `/v1/openapi.json`.
+pub fn openapi_json() -> String {
+    let mut json = api().into_openapi().to_pretty_json().unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+/// The admin listener's service.
+pub fn router(control: Arc<Control>) -> Router {
+    let description: Arc<str> = openapi_json().into();
+    let (router, _) = api().split_for_parts();
+    router
+        .route(
+            "/v1/openapi.json",
+            get(move || {
+                let description = String::from(&*description);
+                async move { ([(CONTENT_TYPE, "application/json")], description) }
+            }),
+        )
+        .fallback(|| async {
+            ApiError::new(Code::NotFound).detail("the API has no such path; /v1/openapi.json lists them")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), auth::require_token))
+        .layer(middleware::from_fn(problem::identify))
+        .with_state(control)
+}
+
+/// `Ok` with no content.
+fn no_content() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// The node's metrics as a response.
+fn exposition(State(control): State<Arc<Control>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], control.metrics.encode())
+}

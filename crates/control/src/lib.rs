@@ -1,0 +1,30 @@
+//! The control plane of a node: what is published, what is live, who may change it, and the HTTP API over that.
+//!
+//! Read in this order: [`api_types`] (what goes over the wire), [`registry`] (what is in the database), [`control`] (the
+//! actions), [`publish`] (how a version comes to be), [`deploy`] (how it goes live), `snapshot` (how a deployment reaches the gateway), [`reconcile`] (how
+//! the data directory follows), [`tokens`], [`invoke`], [`logs`], and [`http`] (all of it over HTTP).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod api_types;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod deploy;
+pub mod error;
+pub mod http;
+pub mod invoke;
+pub mod logs;
+pub mod publish;
+pub mod reconcile;
+pub mod registry;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod tokens;
+
+pub use clock::Clock;
+pub use config::ControlConfig;
+pub use control::{Control, OpenError};
+pub use error::ControlError;
+pub use http::{openapi_json, router};

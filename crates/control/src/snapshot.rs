@@ -1,0 +1,93 @@
+//! From the registry's rows to what the gateway reads: building a [`LiveApp`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use minnow_model::{BundleConfig, Digest, EgressRule, Tenant};
+use minnow_runtime::{Function, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime};
+
+use crate::{ControlError, registry::LiveRow};
+
+/// Builds live apps, sharing what is the same in most functions: a node holds thousands of them.
+pub(crate) struct Builder {
+    runtime: Arc<Runtime>,
+    /// What every compiled code is. One entry of some 40 bytes for each distinct piece of code.
+    kinds: RwLock<HashMap<Digest, GuestKind>>,
+    no_env: Arc<BTreeMap<String, String>>,
+    no_egress: Arc<[EgressRule]>,
+}
+
+impl Builder {
+    pub(crate) fn new(runtime: Arc<Runtime>, kinds: HashMap<Digest, GuestKind>) -> Self {
+        Self { runtime, kinds: RwLock::new(kinds), no_env: Arc::default(), no_egress: Arc::from([]) }
+    }
+
+    pub(crate) fn kind(&self, code: &Digest) -> Option<GuestKind> {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner).get(code).copied()
+    }
+
+    pub(crate) fn set_kind(&self, code: Digest, kind: GuestKind) {
+        self.kinds.write().unwrap_or_else(PoisonError::into_inner).insert(code, kind);
+    }
+
+    pub(crate) fn forget_kind(&self, code: &Digest) {
+        self.kinds.write().unwrap_or_else(PoisonError::into_inner).remove(code);
+    }
+
+    /// The app that `rows` describe, or `None` when they are empty. A version that `running` has stays the same object, so
+    /// that its concurrency, its queue and its warm instances go on.
+    pub(crate) fn app(
+        &self,
+        rows: Vec<LiveRow>,
+        running: Option<&LiveApp>,
+    ) -> Result<Option<Arc<LiveApp>>, ControlError> {
+        let Some(name) = rows.first().map(|row| row.config.app.clone()) else { return Ok(None) };
+        let shares = rows
+            .into_iter()
+            .map(|row| {
+                let same = running
+                    .and_then(|app| app.shares.iter().find(|(_, version)| version.version == row.config.version))
+                    .map(|(_, version)| Arc::clone(version));
+                let version = match same {
+                    Some(version) => version,
+                    None => Arc::new(self.version(&row.tenant, row.config)?),
+                };
+                Ok((row.weight, version))
+            })
+            .collect::<Result<_, ControlError>>()?;
+        Ok(Some(Arc::new(LiveApp { name, shares })))
+    }
+
+    fn version(&self, tenant: &Tenant, config: BundleConfig) -> Result<LiveVersion, ControlError> {
+        let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
+        let BundleConfig { app, version, functions, files, sticky } = config;
+        let functions = functions
+            .into_iter()
+            .map(|(name, function)| {
+                let kind = self.kind(&function.wasm).ok_or_else(|| {
+                    ControlError::Corrupt(format!("function `{name}` of {app}@{version} was never compiled"))
+                })?;
+                let spec = FunctionSpec {
+                    tenant: tenant.clone(),
+                    app: app.clone(),
+                    version: version.clone(),
+                    function: name,
+                    code: function.wasm,
+                    kind,
+                    env: if function.env.is_empty() { Arc::clone(&self.no_env) } else { Arc::new(function.env) },
+                    egress: if function.egress.is_empty() {
+                        Arc::clone(&self.no_egress)
+                    } else {
+                        function.egress.into()
+                    },
+                    instances: function.instances,
+                    limits: function.limits,
+                };
+                Ok(Function::new(&self.runtime, spec))
+            })
+            .collect::<Result<_, ControlError>>()?;
+        Ok(LiveVersion { version, router, functions, files, sticky })
+    }
+}

@@ -1,0 +1,255 @@
+//! Request bodies on their way to a function, and response bodies on their way to the client.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use minnow_model::Code;
+use minnow_runtime::{Body, BodyError};
+use tokio::fs::File;
+
+use crate::{
+    config::FILE_PIECE_BYTES,
+    connection::{Connection, InFlight},
+    files::OpenFile,
+    span::ServerSpan,
+    stream::Stream,
+};
+
+/// The body of a request that has none. Of size zero, so boxing it allocates nothing.
+pub(crate) struct NoBody;
+
+impl HttpBody for NoBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
+}
+
+/// A request body, cut off with an error where it gets longer than the function takes.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    limit_bytes: u64,
+    left_bytes: u64,
+    exceeded: Arc<AtomicBool>,
+    connection: Arc<Connection>,
+}
+
+impl RequestBody {
+    /// The body, and a flag that is set once it has exceeded `limit_bytes`.
+    pub(crate) fn new(incoming: Incoming, limit_bytes: u64, connection: Arc<Connection>) -> (Self, Arc<AtomicBool>) {
+        let exceeded = Arc::new(AtomicBool::new(false));
+        let body = Self { incoming, limit_bytes, left_bytes: limit_bytes, exceeded: Arc::clone(&exceeded), connection };
+        (body, exceeded)
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.exceeded.load(Relaxed) {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Disconnected))),
+            None => {
+                self.connection.request_was_read();
+                return Poll::Ready(None);
+            }
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left_bytes.checked_sub(length) {
+            Some(left) => self.left_bytes = left,
+            None => {
+                self.exceeded.store(true, Relaxed);
+                return Poll::Ready(Some(Err(BodyError::TooLarge(self.limit_bytes))));
+            }
+        }
+        if self.incoming.is_end_stream() {
+            self.connection.request_was_read();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Why a response broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResponseError {
+    #[error(transparent)]
+    Function(BodyError),
+    #[error("a static file cannot be read")]
+    File(#[from] io::Error),
+}
+
+/// The body of a response. The request counts as running until this is dropped, and dropping a function's body before its
+/// end cancels the invocation.
+pub(crate) struct ResponseBody {
+    content: Content,
+    /// Why the response breaks off, once what came before it had its chance to be sent.
+    failed: Option<ResponseError>,
+    in_flight: InFlight,
+    /// Where HTTP/2 notes what waits for the client.
+    stream: Option<Arc<Stream>>,
+    /// Pieces that hyper took.
+    taken: u64,
+    span: Option<Box<ServerSpan>>,
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.offer(false);
+    }
+}
+
+/// Where the bytes of a response come from.
+pub(crate) enum Content {
+    Empty,
+    Bytes(Bytes),
+    Function {
+        body: Body,
+        /// Whether the body's own length may be believed. hyper trusts it over the `content-length` that the function
+        /// set; where the two differ, the next response on the connection would be read in the wrong place. Without a
+        /// length from the body, hyper holds it to the header.
+        sized: bool,
+    },
+    File(FileBody),
+}
+
+impl ResponseBody {
+    pub(crate) fn new(content: Content, in_flight: InFlight, span: Option<Box<ServerSpan>>) -> Self {
+        let stream = Stream::current(in_flight.connection());
+        Self { content, failed: None, in_flight, stream, taken: 0, span }
+    }
+
+    /// Notes whether it is now for the client to take what there is.
+    fn offer(&mut self, waits: bool) {
+        self.taken += 1;
+        match &self.stream {
+            Some(stream) => stream.offer(if waits { self.taken } else { 0 }),
+            None => self.in_flight.connection().offer(waits),
+        }
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = ResponseError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let polled = match &mut self.content {
+            Content::Empty => Poll::Ready(None),
+            Content::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.content = Content::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Content::Function { body, .. } => Pin::new(body).poll_frame(context).map_err(ResponseError::Function),
+            Content::File(file) => file.poll_piece(context),
+        };
+        if let Poll::Ready(Some(Err(error))) = polled {
+            // hyper throws away what it has not sent yet when a body fails: let it send that first, and ask again.
+            self.failed = Some(error);
+            if let Some(span) = &mut self.span {
+                span.set_error(Code::Internal);
+            }
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // Not asked again until there is room: hyper waits for the client.
+        self.offer(matches!(polled, Poll::Ready(Some(_))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Bytes(bytes) => bytes.is_empty(),
+            Content::Function { body, .. } => body.is_end_stream(),
+            Content::File(file) => file.left_bytes == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Function { body, sized: true } => body.size_hint(),
+            Content::Function { sized: false, .. } => SizeHint::default(),
+            Content::File(file) => SizeHint::with_exact(file.left_bytes),
+        }
+    }
+}
+
+/// Part of a file, read on the runtime's threads for blocking work, one piece ahead of the client.
+pub(crate) struct FileBody {
+    file: File,
+    _held: OpenFile,
+    piece: BytesMut,
+    left_bytes: u64,
+}
+
+impl FileBody {
+    /// The next `length_bytes` of `file`.
+    pub(crate) fn new(mut file: File, held: OpenFile, length_bytes: u64) -> Self {
+        file.set_max_buf_size(FILE_PIECE_BYTES);
+        Self { file, _held: held, piece: BytesMut::new(), left_bytes: length_bytes }
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if self.left_bytes == 0 {
+            return Poll::Ready(None);
+        }
+        self.piece.reserve(FILE_PIECE_BYTES);
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.file), context, &mut self.piece);
+        match ready!(read) {
+            // The blob was checked when it was stored: the disk lost some of it.
+            Ok(0) => Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()))),
+            Ok(_) => {
+                let wanted = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(self.piece.len());
+                let piece = self.piece.split_to(wanted);
+                self.left_bytes -= wanted as u64;
+                Poll::Ready(Some(Ok(Frame::data(piece.freeze()))))
+            }
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}

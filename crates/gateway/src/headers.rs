@@ -1,0 +1,225 @@
+//! Header fields that belong to one connection, and those that tell a function who asked.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Whether a field is about one connection only (RFC 9110 section 7.6.1, and the older ones that it names).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || *name == TE
+        || *name == PROXY_AUTHENTICATE
+        || *name == PROXY_AUTHORIZATION
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// Removes the fields that are about one connection only, and those that `connection` names.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none: one pass over the names, no lookups.
+    if headers.keys().any(is_hop_by_hop) {
+        remove_found(headers);
+    }
+}
+
+#[cold]
+fn remove_found(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // A client that names these would take away what the gateway itself relies on.
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+/// Tells the function who asked and how: `x-forwarded-for`, `-host` and `-proto`. What the client sent under these names
+/// is replaced, unless it is a proxy that is trusted. Answers the scheme that the client sees.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: &HeaderValue, trusted: bool) -> &'static str {
+    let host = headers.get(HOST).cloned();
+    if trusted {
+        return keep_forwarded(headers, peer, host);
+    }
+    headers.remove(FORWARDED);
+    headers.insert(&X_FORWARDED_FOR, peer.clone());
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    match host {
+        Some(host) => headers.insert(&X_FORWARDED_HOST, host),
+        None => headers.remove(&X_FORWARDED_HOST),
+    };
+    "http"
+}
+
+fn keep_forwarded(headers: &mut HeaderMap, peer: &HeaderValue, host: Option<HeaderValue>) -> &'static str {
+    headers.append(&X_FORWARDED_FOR, peer.clone());
+    if let Some(host) = host {
+        headers.entry(&X_FORWARDED_HOST).or_insert(host);
+    }
+    let scheme = match headers.get(&X_FORWARDED_PROTO) {
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
+        _ => "http",
+    };
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    scheme
+}
+
+/// Joins cookies that an HTTP/2 client sent as several fields into the one that everybody expects (RFC 9113 section
+/// 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Parts of valid values, and `; ` between them, are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// A response claims a body length that is not a number, or several that differ.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BadLength;
+
+/// The body length that the headers claim.
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadLength> {
+    let mut claimed = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(BadLength)?;
+        if claimed.is_some_and(|claimed| claimed != length) {
+            return Err(BadLength);
+        }
+        claimed = Some(length);
+    }
+    Ok(claimed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn fields(headers: &HeaderMap) -> Vec<String> {
+        let mut fields: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        fields.sort();
+        fields
+    }
+
+    #[test]
+    fn fields_of_one_connection_are_removed() {
+        for (before, after) in [
+            (&[("host", "a"), ("accept", "*/*")][..], &["accept: */*", "host: a"][..]),
+            (&[("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("host", "a")], &["host: a"]),
+            (&[("connection", "X-Hop, close"), ("x-hop", "1"), ("x-stays", "1")], &["x-stays: 1"]),
+            (&[("connection", "x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "1")], &[]),
+            (
+                &[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")],
+                &["content-length: 3", "host: a"],
+            ),
+            (&[("connection", "not a name, x-a"), ("x-a", "1")], &[]),
+            (&[("transfer-encoding", "chunked"), ("te", "trailers"), ("upgrade", "websocket")], &[]),
+            (&[("proxy-connection", "close"), ("proxy-authorization", "x"), ("proxy-authenticate", "y")], &[]),
+        ] {
+            let mut headers = headers(before);
+            remove_hop_by_hop(&mut headers);
+            assert_eq!(fields(&headers), after, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_fields_are_replaced_unless_the_client_is_trusted() {
+        let peer = HeaderValue::from_static("10.0.0.1");
+        let sent = [
+            ("host", "a.localhost"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-proto", "HTTPS"),
+        ];
+        let mut replaced = headers(&sent);
+        assert_eq!(set_forwarded(&mut replaced, &peer, false), "http");
+        assert_eq!(
+            fields(&replaced),
+            [
+                "host: a.localhost",
+                "x-forwarded-for: 10.0.0.1",
+                "x-forwarded-host: a.localhost",
+                "x-forwarded-proto: http"
+            ]
+        );
+        let mut kept = headers(&sent);
+        assert_eq!(set_forwarded(&mut kept, &peer, true), "https");
+        assert_eq!(
+            fields(&kept),
+            [
+                "forwarded: for=6.6.6.6",
+                "host: a.localhost",
+                "x-forwarded-for: 10.0.0.1",
+                "x-forwarded-for: 6.6.6.6",
+                "x-forwarded-host: evil",
+                "x-forwarded-proto: https"
+            ]
+        );
+        let mut none = headers(&[]);
+        assert_eq!(set_forwarded(&mut none, &peer, true), "http");
+        assert_eq!(fields(&none), ["x-forwarded-for: 10.0.0.1", "x-forwarded-proto: http"]);
+    }
+
+    #[test]
+    fn several_cookie_fields_become_one() {
+        for (sent, expected) in [
+            (&[("cookie", "a=1"), ("cookie", "b=2")][..], &["cookie: a=1; b=2"][..]),
+            (&[("cookie", "a=1; b=2")], &["cookie: a=1; b=2"]),
+            (&[], &[]),
+        ] {
+            let mut headers = headers(sent);
+            join_cookies(&mut headers);
+            assert_eq!(fields(&headers), expected);
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_is_one_number() {
+        for (sent, expected) in [
+            (&[][..], Ok(None)),
+            (&[("content-length", "5")], Ok(Some(5))),
+            (&[("content-length", "5"), ("content-length", "5")], Ok(Some(5))),
+            (&[("content-length", "5"), ("content-length", "6")], Err(BadLength)),
+            (&[("content-length", "+5")], Err(BadLength)),
+            (&[("content-length", "5, 5")], Err(BadLength)),
+            (&[("content-length", "")], Err(BadLength)),
+            (&[("content-length", "99999999999999999999")], Err(BadLength)),
+        ] {
+            assert_eq!(content_length(&headers(sent)), expected, "{sent:?}");
+        }
+    }
+}

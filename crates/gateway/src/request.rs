@@ -1,0 +1,302 @@
+//! The hot path: one request, from its head to its response, top to bottom.
+
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST, LOCATION},
+    request,
+    uri::{Authority, Scheme},
+};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use minnow_model::{Code, RequestId};
+use minnow_runtime::{Body, Function, Invocation, TraceContext};
+
+use crate::{
+    body::{Content, NoBody, RequestBody, ResponseBody},
+    connection::{Connection, InFlight},
+    headers::{X_REQUEST_ID, content_length, join_cookies, remove_hop_by_hop, set_forwarded},
+    host::{self, HostName},
+    ids,
+    refusal::Refusal,
+    span::ServerSpan,
+    target::{self, FoundFile, Target},
+    worker::Node,
+};
+
+/// Answers one request. The future is dropped when the client goes away, and with it the invocation.
+pub(crate) async fn handle(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (mut head, incoming) = request.into_parts();
+    let in_flight = InFlight::begin(connection, head.version, !incoming.is_end_stream());
+    let connection = in_flight.connection();
+    let node = &*connection.worker.node;
+    let (id, trace) = ids::begin(&mut head.headers, |trace_id, parent| match &node.tracer {
+        Some(tracer) => tracer.flags(trace_id, parent),
+        // Not ours to record: what the caller decided goes on to those that the function calls.
+        None => parent.map_or(0, |(_, flags)| flags),
+    });
+    let mut span = node.tracer.as_ref().and_then(|tracer| ServerSpan::begin(tracer, &head, id, trace));
+    if head.version == Version::HTTP_2 {
+        join_cookies(&mut head.headers);
+    }
+    let (version, is_head) = (head.version, head.method == Method::HEAD);
+
+    let located = if in_flight.is_one_too_many() { Err(Code::NodeOverloaded.into()) } else { locate(node, &head) };
+    let answered = match located {
+        Ok((Target::Function { function, script_len }, authority)) => {
+            if let Some(span) = &mut span {
+                span.set_function(&function);
+            }
+            let call = Call { function: &function, script_len, authority, id, trace };
+            run(connection, head, incoming, call).await
+        }
+        Ok((Target::File(found), _)) => send_file(node, found, &head).await,
+        Ok((Target::Folder, _)) => Ok(redirect_into_folder(node, &head.uri)),
+        Ok((Target::NotAllowed(allow), _)) => Err(Answer::gateway(Refusal::method_not_allowed(allow))),
+        Ok((Target::Nothing, _)) => Err(Answer::gateway(Code::NoRoute.into())),
+        Err(refusal) => Err(Answer::gateway(refusal)),
+    };
+    let (mut parts, content) = match answered {
+        Ok(response) => response.into_parts(),
+        Err(answer) => {
+            if let Some(span) = &mut span {
+                span.set_error(answer.refusal.problem.code);
+            }
+            answer.into_response(node, id).into_parts()
+        }
+    };
+
+    if connection.worker.is_draining() && version < Version::HTTP_2 {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    parts.headers.insert(&X_REQUEST_ID, ids::header_value(id));
+    if let Some(span) = &mut span {
+        span.set_status(parts.status);
+    }
+    let content = if is_head { Content::Empty } else { content };
+    Ok(Response::from_parts(parts, ResponseBody::new(content, in_flight, span)))
+}
+
+/// A request that is not answered by what it asked for, and who counts it.
+struct Answer {
+    refusal: Refusal,
+    /// The runtime counts what it refuses, with the function's name.
+    counted: bool,
+}
+
+impl Answer {
+    fn gateway(refusal: Refusal) -> Self {
+        Self { refusal, counted: false }
+    }
+
+    #[cold]
+    fn into_response(self, node: &Node, id: RequestId) -> Response<Content> {
+        if !self.counted {
+            let problem = &self.refusal.problem;
+            node.metrics.gateway_request(problem.status, Some(problem.code));
+        }
+        self.refusal.into_response(id)
+    }
+}
+
+/// Finds what answers the request, in the snapshot of this moment.
+fn locate(node: &Node, head: &request::Parts) -> Result<(Target, Option<Authority>), Refusal> {
+    if head.method == Method::CONNECT {
+        return Err(Refusal::bad_request("CONNECT is for proxies"));
+    }
+    let authority = host::authority(&head.uri, head.version, &head.headers)
+        .map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let host = authority.as_ref().map_or("", Authority::host);
+    let live = node.live.load();
+    let app = match host::host_name(host, node.config.domain.as_deref()) {
+        HostName::App(label) => live.get(&*lower_case(label)),
+        HostName::Bare => node.config.default_app.as_ref().and_then(|app| live.get(app)),
+    };
+    let version = app.and_then(|app| target::version(app, &head.headers)).ok_or(Code::UnknownApp)?;
+    Ok((target::find(version, &head.method, head.uri.path()), authority))
+}
+
+fn lower_case(label: &str) -> Cow<'_, str> {
+    if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(label.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(label)
+    }
+}
+
+/// What a function is called with, besides the request.
+struct Call<'a> {
+    function: &'a Arc<Function>,
+    script_len: usize,
+    authority: Option<Authority>,
+    id: RequestId,
+    trace: TraceContext,
+}
+
+/// Runs a function.
+async fn run(
+    connection: &Arc<Connection>,
+    mut head: request::Parts,
+    incoming: Incoming,
+    call: Call<'_>,
+) -> Result<Response<Content>, Answer> {
+    let node = &*connection.worker.node;
+    let limit_bytes = call.function.spec().limits.request_body_bytes;
+    let (body, exceeded) = if incoming.is_end_stream() {
+        (Body::new(NoBody), None)
+    } else if incoming.size_hint().lower() > limit_bytes {
+        return Err(Answer::gateway(Code::RequestTooLarge.into()));
+    } else {
+        let (body, exceeded) = RequestBody::new(incoming, limit_bytes, Arc::clone(connection));
+        (Body::new(body), Some(exceeded))
+    };
+
+    remove_hop_by_hop(&mut head.headers);
+    // HTTP/2 has no Host header, and one that differs from the URI does not count (RFC 9112 section 3.2.2).
+    if let Some(authority) = head.uri.authority()
+        && let Ok(host) = HeaderValue::try_from(authority.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    let scheme = set_forwarded(&mut head.headers, &connection.forwarded_for, node.config.trust_forwarded);
+    ids::set_traceparent(&mut head.headers, call.id, &call.trace);
+    if let Some(authority) = call.authority {
+        head.uri = with_authority(head.uri, scheme, authority).map_err(Answer::gateway)?;
+    }
+    let is_head = head.method == Method::HEAD;
+    let invocation = Invocation {
+        id: call.id,
+        trace: call.trace,
+        request: Request::from_parts(head, body),
+        scheme,
+        peer: Some(connection.peer),
+        script_len: call.script_len,
+        on_end: None,
+    };
+    let outcome = node.runtime.invoke(call.function, invocation).await;
+
+    if exceeded.is_some_and(|exceeded| exceeded.load(Relaxed)) {
+        // Whatever the function made of half a body: the client is told why it was half.
+        return Err(Answer::gateway(Code::RequestTooLarge.into()));
+    }
+    match outcome {
+        Ok(response) => check(response, is_head).ok_or_else(|| {
+            tracing::warn!(request_id = %call.id, "the function's response has an impossible status or length");
+            Answer::gateway(Code::InvalidResponse.into())
+        }),
+        Err(problem) => Err(Answer { refusal: problem.into(), counted: true }),
+    }
+}
+
+/// The request's URI with the scheme and authority that HTTP/1 has in its connection and its Host header.
+fn with_authority(uri: Uri, scheme: &str, authority: Authority) -> Result<Uri, Refusal> {
+    let mut parts = uri.into_parts();
+    parts.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(authority);
+    Uri::from_parts(parts).map_err(|_| Refusal::bad_request("the request's target is not valid"))
+}
+
+/// A function's response as it goes to the client, or `None` where it would break the connection: a status that is not
+/// final, or a claimed length that is no length or that the body cannot have.
+fn check(response: Response<Body>, is_head: bool) -> Option<Response<Content>> {
+    let (mut parts, body) = response.into_parts();
+    if parts.status.is_informational() {
+        return None;
+    }
+    remove_hop_by_hop(&mut parts.headers);
+    let claimed = content_length(&parts.headers).ok()?;
+    let has_content = !is_head && parts.status != StatusCode::NOT_MODIFIED;
+    if has_content && body.is_end_stream() && claimed.is_some_and(|length| length != 0) {
+        return None;
+    }
+    let sized = claimed.is_none() || claimed == body.size_hint().exact();
+    Some(Response::from_parts(parts, Content::Function { body, sized }))
+}
+
+/// Answers with a static file.
+async fn send_file(node: &Node, found: FoundFile, head: &request::Parts) -> Result<Response<Content>, Answer> {
+    let digest = found.file.digest;
+    let response = node.files.respond(found, &head.method, &head.headers).await.map_err(|error| {
+        if error.kind() == io::ErrorKind::QuotaExceeded {
+            return Answer::gateway(Code::NodeOverloaded.into());
+        }
+        tracing::error!(%digest, %error, "a static file cannot be read");
+        Answer::gateway(Code::Internal.into())
+    })?;
+    node.metrics.static_request(response.status().as_u16());
+    Ok(response)
+}
+
+/// Sends the client to the folder's path with `/`, so that relative links in its page work. Not for good, since the
+/// next version may have a file or a route there.
+fn redirect_into_folder(node: &Node, uri: &Uri) -> Response<Content> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    // A path and query that made a valid URI make a valid header.
+    if let Ok(location) = HeaderValue::try_from(format!("{}/{query}", uri.path())) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    node.metrics.static_request(StatusCode::TEMPORARY_REDIRECT.as_u16());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty, Full};
+
+    use super::*;
+
+    #[test]
+    fn a_function_gets_the_whole_uri() {
+        for (uri, scheme, expected) in [
+            ("/a/b?c=%20d", "http", "http://hello.localhost:8080/a/b?c=%20d"),
+            ("/", "https", "https://hello.localhost:8080/"),
+            ("//x", "http", "http://hello.localhost:8080//x"),
+            ("*", "http", "http://hello.localhost:8080*"),
+        ] {
+            let authority = Authority::from_static("hello.localhost:8080");
+            let whole = with_authority(uri.parse().unwrap(), scheme, authority).unwrap();
+            assert_eq!(whole.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_response_that_would_break_the_connection_is_refused() {
+        let full = || Body::new(Full::from("hello").map_err(|never| match never {}));
+        let empty = || Body::new(Empty::new().map_err(|never| match never {}));
+        // What it is, status, content-length, body, whether for HEAD, and whether the body's length is believed.
+        for (what, status, length, body, is_head, expected) in [
+            ("a plain response", 200, None, full(), false, Some(true)),
+            ("with its true length", 200, Some("5"), full(), false, Some(true)),
+            ("with another length", 200, Some("7"), full(), false, Some(false)),
+            ("with a length that is none", 200, Some("five"), full(), false, None),
+            ("without the content it claims", 200, Some("5"), empty(), false, None),
+            ("without content, and saying so", 200, Some("0"), empty(), false, Some(true)),
+            ("to HEAD, with the length GET would have", 200, Some("5"), empty(), true, Some(false)),
+            ("not modified", 304, Some("5"), empty(), false, Some(false)),
+            ("an interim response", 103, None, empty(), false, None),
+            ("an upgrade", 101, None, empty(), false, None),
+        ] {
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if let Some(length) = length {
+                response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            let checked = check(response, is_head).map(|response| match response.into_body() {
+                Content::Function { sized, .. } => sized,
+                _ => panic!("{what}"),
+            });
+            assert_eq!(checked, expected, "{what}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a changed file means for an app: which functions to build, and whether there is something to publish.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use minnow_model::{Digest, FunctionName, digest::Digester, manifest::FILE_NAME};
+
+use crate::{project::Project, report::Failure};
+
+/// Folders that hold no sources: the node's data, build output, downloads, history.
+const IGNORED: [&str; 4] = [".minnow", "target", ".git", "node_modules"];
+
+/// Whether a folder is never looked into for sources.
+pub fn is_ignored(name: &std::ffi::OsStr) -> bool {
+    IGNORED.iter().any(|ignored| name == *ignored)
+}
+
+/// The files that matter to an app.
+#[derive(Debug)]
+pub struct Interest {
+    dir: PathBuf,
+    /// The manifest and each function's code.
+    files: BTreeSet<PathBuf>,
+    /// The static folders.
+    folders: Vec<PathBuf>,
+    /// The sources of each function that is built.
+    sources: Vec<(FunctionName, GlobSet)>,
+}
+
+/// What changed files come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Affected {
+    /// Functions whose sources changed.
+    pub builds: BTreeSet<FunctionName>,
+    /// Whether the manifest, code or a static file changed.
+    pub packed: bool,
+}
+
+impl Affected {
+    pub fn is_nothing(&self) -> bool {
+        self.builds.is_empty() && !self.packed
+    }
+}
+
+impl Interest {
+    /// Reads what matters from the manifest.
+    pub fn of(project: &Project) -> anyhow::Result<Self> {
+        let manifest = project.manifest();
+        let dir = project.dir.clone();
+        let mut files: BTreeSet<PathBuf> = [dir.join(FILE_NAME)].into();
+        let mut sources = Vec::new();
+        for (name, function) in &manifest.functions {
+            files.insert(dir.join(&function.wasm));
+            if function.build.is_none() {
+                continue;
+            }
+            let mut globs = GlobSetBuilder::new();
+            for glob in &function.watch {
+                // `*` stays within one folder and `**` crosses them, as in .gitignore.
+                let parsed = GlobBuilder::new(glob.trim_start_matches("./")).literal_separator(true).build();
+                globs.add(parsed.with_context(|| {
+                    Failure::new(format!("`{glob}` in `watch` of {name} is not a glob"))
+                        .help("write for example src/**/*.rs")
+                })?);
+            }
+            sources.push((name.clone(), globs.build()?));
+        }
+        let folders = manifest.static_dirs.values().map(|folder| dir.join(folder)).collect();
+        Ok(Self { dir, files, folders, sources })
+    }
+
+    /// Where code lies, often in folders that are otherwise ignored.
+    pub fn code_folders(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter_map(|file| file.parent())
+    }
+
+    /// The static folders, which may be build output too.
+    pub fn static_folders(&self) -> impl Iterator<Item = &Path> {
+        self.folders.iter().map(PathBuf::as_path)
+    }
+
+    /// What `changed` comes to. `is_new` says whether a source has another content than when it was last asked about.
+    pub fn affected<'a>(
+        &self,
+        changed: impl IntoIterator<Item = &'a PathBuf>,
+        mut is_new: impl FnMut(&Path) -> bool,
+    ) -> Affected {
+        let mut affected = Affected::default();
+        for path in changed {
+            let in_static = self.folders.iter().any(|folder| path.starts_with(folder));
+            affected.packed |= in_static || self.files.contains(path);
+            let Ok(relative) = path.strip_prefix(&self.dir) else { continue };
+            if relative.iter().any(is_ignored) {
+                continue;
+            }
+            let mut builds = self.sources.iter().filter(|(_, globs)| globs.is_match(relative)).peekable();
+            if builds.peek().is_some() && is_new(path) {
+                affected.builds.extend(builds.map(|(name, _)| name.clone()));
+            }
+        }
+        affected
+    }
+}
+
+/// The content of the sources when they last changed. A build that writes a source of its own, or an editor that touches
+/// a file, would otherwise start builds for ever.
+#[derive(Debug, Default)]
+pub struct Contents(BTreeMap<PathBuf, Option<Digest>>);
+
+impl Contents {
+    /// The most files that are remembered; with more, some builds are started that are not needed.
+    const MAX_FILES: usize = 20_000;
+    /// A longer file always counts as changed, since reading it takes too long.
+    const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+    /// Whether `path` has another content than at the last call, or is gone since.
+    pub fn is_new(&mut self, path: &Path) -> bool {
+        if path.is_dir() {
+            return false;
+        }
+        if self.0.len() >= Self::MAX_FILES {
+            self.0.clear();
+        }
+        let digest = digest(path);
+        match self.0.insert(path.into(), digest) {
+            Some(before) => before != digest || digest.is_none() && path.exists(),
+            None => true,
+        }
+    }
+}
+
+/// The digest of a file; `None` when it is gone, cannot be read or is too long.
+fn digest(path: &Path) -> Option<Digest> {
+    let file = File::open(path).ok()?;
+    if file.metadata().ok()?.len() > Contents::MAX_BYTES {
+        return None;
+    }
+    let mut content = Vec::new();
+    file.take(Contents::MAX_BYTES).read_to_end(&mut content).ok()?;
+    let mut digester = Digester::default();
+    digester.update(&content);
+    Some(digester.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const MANIFEST: &str = r#"
+        name = "a"
+        [functions.api]
+        wasm = "target/api.wasm"
+        build = "make api"
+        watch = ["src/**", "*.toml", "views/*.html"]
+        routes = ["/api"]
+        [functions.web]
+        wasm = "web.wasm"
+        build = "make web"
+        watch = ["src/web/**"]
+        routes = ["/web"]
+        [functions.prebuilt]
+        wasm = "bin/p.wasm"
+        routes = ["/p"]
+        [static]
+        "/" = "public"
+        "/dist" = "target/dist"
+    "#;
+
+    #[test]
+    fn a_change_is_sorted_by_what_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), MANIFEST).unwrap();
+        let project = Project::load(dir.path()).unwrap();
+        let interest = Interest::of(&project).unwrap();
+        for (path, builds, packed) in [
+            ("minnow.toml", vec!["api"], true),
+            ("Cargo.toml", vec!["api"], false),
+            ("sub/Cargo.toml", vec![], false),
+            ("src/lib.rs", vec!["api"], false),
+            ("src/web/deep/er.rs", vec!["api", "web"], false),
+            ("views/index.html", vec!["api"], false),
+            ("views/sub/index.html", vec![], false),
+            ("target/api.wasm", vec![], true),
+            ("web.wasm", vec![], true),
+            ("bin/p.wasm", vec![], true),
+            ("bin/other", vec![], false),
+            ("public/css/a.css", vec![], true),
+            ("target/dist/a.js", vec![], true),
+            ("target/debug/x", vec![], false),
+            (".minnow/registry.db", vec![], false),
+            ("src/.git/index", vec![], false),
+            ("notes.txt", vec![], false),
+        ] {
+            let affected = interest.affected([&project.dir.join(path)], |_| true);
+            let names: Vec<&str> = affected.builds.iter().map(FunctionName::as_str).collect();
+            assert_eq!((names, affected.packed), (builds, packed), "{path}");
+        }
+        assert!(interest.affected([&project.dir.join("src/lib.rs")], |_| false).is_nothing(), "the same content");
+    }
+
+    #[test]
+    fn a_file_that_is_written_again_with_the_same_content_did_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lib.rs");
+        let mut contents = Contents::default();
+        let mut write = |content: &str| {
+            fs::write(&path, content).unwrap();
+            contents.is_new(&path)
+        };
+        assert_eq!([write("1"), write("1"), write("2"), write("2")], [true, false, true, false]);
+        fs::remove_file(&path).unwrap();
+        assert!(contents.is_new(&path));
+        assert!(!contents.is_new(&path));
+        assert!(!contents.is_new(dir.path()), "a folder has no content");
+    }
+}

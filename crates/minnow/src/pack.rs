@@ -1,0 +1,287 @@
+//! Packs an app's files as a bundle: an OCI image manifest with a layer for each function's code and each static file.
+
+mod files;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use minnow_model::{
+    BundleConfig, BundledFunction, Digest, FunctionName, Version,
+    bundle::{FILE_TYPE, Layer, OciError, WASM_TYPE, oci_manifest},
+    digest::Digester,
+    manifest::{Function, ManifestErrors, Mistake, Parsed, Place},
+};
+
+/// A packed app: ready to upload.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The OCI manifest as JSON. The digest of the version is the digest of these bytes.
+    pub manifest: Vec<u8>,
+    pub config: BundleConfig,
+    /// Every content that the manifest names, once each.
+    pub blobs: Vec<Blob>,
+}
+
+/// One content of a bundle.
+#[derive(Debug)]
+pub struct Blob {
+    pub digest: Digest,
+    pub size: u64,
+    pub content: Content,
+    /// What it is, for progress and errors: a file's path.
+    pub name: String,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    Bytes(Bytes),
+    File(PathBuf),
+}
+
+impl Bundle {
+    /// Equal for two bundles that differ in nothing but their version.
+    pub fn fingerprint(&self) -> Digest {
+        let config = BundleConfig { version: Version::new(0, 0, 0), ..self.config.clone() };
+        Digest::of(&serde_json::to_vec(&config).unwrap_or_default())
+    }
+}
+
+/// Why an app could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestErrors),
+    #[error("the app does not make a bundle: {0}")]
+    Oci(#[from] OciError),
+}
+
+/// Reads and packs everything that the manifest in `dir` names, as `version`. All mistakes are found at once.
+pub fn pack(dir: &Path, parsed: &Parsed, version: &Version) -> Result<Bundle, PackError> {
+    let manifest = &parsed.manifest;
+    let mut packer = Packer::default();
+    let mut mistakes = Vec::new();
+    let mut functions = BTreeMap::new();
+    for (name, function) in &manifest.functions {
+        match code(dir, parsed, name, function) {
+            Ok(blob) => {
+                let wasm = packer.add(WASM_TYPE, name.as_str(), blob);
+                functions.insert(
+                    name.clone(),
+                    BundledFunction {
+                        wasm,
+                        routes: function.routes.clone(),
+                        env: function.env.clone(),
+                        egress: function.egress.clone(),
+                        instances: function.instances,
+                        limits: function.limits,
+                    },
+                );
+            }
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    let files = files::collect(dir, parsed, &mut packer, &mut mistakes);
+    ManifestErrors::check(mistakes)?;
+    let config = BundleConfig {
+        app: manifest.name.clone(),
+        version: version.clone(),
+        functions,
+        files,
+        sticky: manifest.sticky.clone(),
+    };
+    Ok(packer.finish(config)?)
+}
+
+/// The code of one function.
+fn code(dir: &Path, parsed: &Parsed, name: &FunctionName, function: &Function) -> Result<Blob, Mistake> {
+    let wasm = &function.wasm;
+    let path = dir.join(wasm);
+    let refuse = |what: String, remedy: &str| parsed.mistake(Place::Wasm(name), what, remedy);
+    match starts_as_wasm(&path).and_then(|is_wasm| if is_wasm { blob(&path).map(Some) } else { Ok(None) }) {
+        Ok(Some(blob)) => Ok(blob),
+        Ok(None) => Err(refuse(
+            format!("`{wasm}` is not WebAssembly: it does not start with the bytes `\\0asm`"),
+            "name the compiled .wasm file, not its source or its text form",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(parsed.missing_wasm(name)),
+        Err(error) => Err(refuse(format!("cannot read `{wasm}`: {error}"), "name a file that can be read")),
+    }
+}
+
+fn starts_as_wasm(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(4).read_to_end(&mut start)?;
+    Ok(start == b"\0asm")
+}
+
+/// Reads a file for its digest and size.
+fn blob(path: &Path) -> io::Result<Blob> {
+    let mut file = File::open(path)?;
+    let mut digester = Digester::default();
+    let mut size = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else { break };
+        digester.update(piece);
+        size += read as u64;
+    }
+    let name = path.display().to_string();
+    Ok(Blob { digest: digester.finish(), size, content: Content::File(path.into()), name })
+}
+
+/// Gathers layers and contents; equal contents are uploaded once.
+#[derive(Default)]
+struct Packer {
+    layers: Vec<Layer>,
+    blobs: Vec<Blob>,
+    known: BTreeSet<Digest>,
+}
+
+impl Packer {
+    /// `title` is what OCI tools show: a relative path.
+    fn add(&mut self, media_type: &str, title: &str, blob: Blob) -> Digest {
+        let Blob { digest, size, .. } = blob;
+        self.layers.push(Layer { digest, size, media_type: media_type.into(), title: title.into() });
+        if self.known.insert(digest) {
+            self.blobs.push(blob);
+        }
+        digest
+    }
+
+    fn finish(mut self, config: BundleConfig) -> Result<Bundle, OciError> {
+        // Cannot fail: every map has string keys.
+        let config_json = Bytes::from(serde_json::to_vec(&config).unwrap_or_default());
+        let digest = Digest::of(&config_json);
+        let size = config_json.len() as u64;
+        let manifest = oci_manifest((digest, size), self.layers)?;
+        self.blobs.push(Blob {
+            digest,
+            size,
+            content: Content::Bytes(config_json),
+            name: "the bundle's config".into(),
+        });
+        Ok(Bundle { manifest, config, blobs: self.blobs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use minnow_model::{Manifest, bundle::read_oci_manifest};
+
+    use super::*;
+
+    fn manifest() -> Parsed {
+        let text = r#"
+            name = "shop"
+            [functions.api]
+            wasm = "api.wasm"
+            routes = ["/api/{*rest}"]
+            [functions.twin]
+            wasm = "twin.wasm"
+            routes = ["/twin"]
+            [static]
+            "/" = "public"
+            "/assets" = "static"
+        "#;
+        Manifest::parse(text, "minnow.toml").unwrap()
+    }
+
+    fn app() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, content) in [
+            ("api.wasm", "\0asm1"),
+            ("twin.wasm", "\0asm1"),
+            ("public/index.html", "<h1>"),
+            ("public/.env", "SECRET"),
+            ("public/.well-known/security.txt", "contact"),
+            ("static/css/a b.css", "b{}"),
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        dir
+    }
+
+    fn version() -> Version {
+        Version::new(0, 1, 0)
+    }
+
+    #[test]
+    fn a_bundle_names_every_file_once() {
+        let dir = app();
+        let bundle = pack(dir.path(), &manifest(), &version()).unwrap();
+        let files: Vec<&str> = bundle.config.files.keys().map(String::as_str).collect();
+        assert_eq!(files, ["/.well-known/security.txt", "/assets/css/a b.css", "/index.html"], "no hidden files");
+        assert_eq!(bundle.blobs.len(), 5, "equal code is one blob; three files and the config");
+        let image = read_oci_manifest(&bundle.manifest).unwrap();
+        let config = bundle.blobs.last().unwrap();
+        assert_eq!(image.config, (config.digest, config.size));
+        assert!(bundle.config.check_layers(&image).is_ok());
+        let mut layers: Vec<(&str, &str)> =
+            image.layers.iter().map(|layer| (layer.media_type.as_str(), layer.title.as_str())).collect();
+        layers.sort_unstable();
+        let expected = [
+            (FILE_TYPE, ".well-known/security.txt"),
+            (FILE_TYPE, "assets/css/a b.css"),
+            (FILE_TYPE, "index.html"),
+            (WASM_TYPE, "api"),
+        ];
+        assert_eq!(layers, expected);
+    }
+
+    /// The mistakes that packing finds.
+    fn mistakes(dir: &Path) -> Vec<Mistake> {
+        match pack(dir, &manifest(), &version()) {
+            Err(PackError::Manifest(errors)) => errors.mistakes().to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn packing_twice_gives_the_same_bytes() {
+        let dir = app();
+        let first = pack(dir.path(), &manifest(), &version()).unwrap();
+        let second = pack(dir.path(), &manifest(), &version()).unwrap();
+        assert_eq!(first.manifest, second.manifest);
+        let other = pack(dir.path(), &manifest(), &Version::new(0, 2, 0)).unwrap();
+        assert_ne!(first.manifest, other.manifest);
+        assert_eq!(first.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn every_file_that_cannot_be_packed_is_reported() {
+        let dir = app();
+        fs::remove_file(dir.path().join("api.wasm")).unwrap();
+        fs::write(dir.path().join("twin.wasm"), "(module)").unwrap();
+        fs::remove_dir_all(dir.path().join("static")).unwrap();
+        let mistakes = mistakes(dir.path());
+        let found: Vec<(usize, &str)> =
+            mistakes.iter().map(|mistake| (mistake.line, mistake.message.as_str())).collect();
+        let expected = [
+            (4, "there is no file `api.wasm`"),
+            (7, "`twin.wasm` is not WebAssembly: it does not start with the bytes `\\0asm`"),
+            (11, "there is no folder `static`"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_out_of_the_folder_is_refused() {
+        let dir = app();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("public/leak")).unwrap();
+        std::os::unix::fs::symlink("index.html", dir.path().join("public/home.html")).unwrap();
+        let mistakes = mistakes(dir.path());
+        assert_eq!(mistakes.len(), 1, "a link within the folder is fine: {mistakes:?}");
+        assert!(mistakes[0].message.contains("leak"), "{mistakes:?}");
+    }
+}

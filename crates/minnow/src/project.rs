@@ -1,0 +1,96 @@
+//! An app's folder: its manifest, checked, and the files that it names.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use minnow_model::{
+    Manifest, Version,
+    manifest::{FILE_NAME, Parsed},
+};
+
+use crate::{
+    pack::{self, Bundle, PackError},
+    report::{Failure, ManifestFailure},
+};
+
+/// A folder with a valid `minnow.toml`.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// The manifest's folder, absolute.
+    pub dir: PathBuf,
+    parsed: Parsed,
+}
+
+impl Project {
+    /// Reads and checks `DIR/minnow.toml`. A path to the file itself is fine too.
+    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+        let dir = if dir.file_name().is_some_and(|name| name == FILE_NAME) && dir.is_file() {
+            dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        } else {
+            dir
+        };
+        let path = dir.join(FILE_NAME);
+        let text = fs::read_to_string(&path).map_err(|error| {
+            let help = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "name the app's folder (`--app-dir DIR`, or `DIR` with build and dev), or make an app with `minnow new NAME`"
+                }
+                _ => "the file has to be readable and UTF-8",
+            };
+            let what = match error.kind() {
+                io::ErrorKind::NotFound => format!("there is no {}", path.display()),
+                _ => format!("cannot read {}", path.display()),
+            };
+            anyhow::Error::from(error).context(Failure::new(what).help(help))
+        })?;
+        let parsed = Manifest::parse(&text, &path.display().to_string()).map_err(ManifestFailure)?;
+        let dir = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+        Ok(Self { dir, parsed })
+    }
+
+    /// What the manifest says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.parsed.manifest
+    }
+
+    /// Packs the app as `version`. Files that are missing or cannot be used are reported at their place in the manifest.
+    pub fn pack(&self, version: &Version) -> anyhow::Result<Bundle> {
+        pack::pack(&self.dir, &self.parsed, version).map_err(|error| match error {
+            PackError::Manifest(errors) => ManifestFailure(errors).into(),
+            error @ PackError::Oci(_) => error.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_found_by_its_folder_or_its_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Project::load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("there is no"), "{error}");
+        fs::write(dir.path().join(FILE_NAME), "name = \"a\"\n[functions.f]\nwasm = \"f.wasm\"\nroutes = [\"/\"]\n")
+            .unwrap();
+        for path in [dir.path().to_path_buf(), dir.path().join(FILE_NAME)] {
+            let project = Project::load(&path).unwrap();
+            assert_eq!(project.manifest().name.as_str(), "a");
+            assert_eq!(project.dir, dir.path().canonicalize().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_reported_at_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), "name = \"a\"\n[functions.f]\nwasm = \"f.wasm\"\nroutes = [\"/\"]\n")
+            .unwrap();
+        let error = Project::load(dir.path()).unwrap().pack(&Version::new(0, 1, 0)).unwrap_err();
+        let lines = error.downcast_ref::<ManifestFailure>().unwrap().0.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("minnow.toml:3:"), "{lines:?}");
+    }
+}

@@ -1,0 +1,178 @@
+//! The `build` commands of an app's functions, and why one fails when a compile target is missing.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
+
+use anyhow::Context as _;
+use minnow_model::{FunctionName, Manifest};
+use tokio::process::Command;
+
+use crate::{
+    output::{BOLD, DIM},
+    project::Project,
+    report::Failure,
+};
+
+/// Which functions to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Only {
+    All,
+    These(BTreeSet<FunctionName>),
+}
+
+impl Only {
+    fn includes(&self, function: &FunctionName) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(functions) => functions.contains(function),
+        }
+    }
+}
+
+/// Runs the build commands in the manifest's folder, one after the other; a command that several functions share runs once.
+/// Their output goes to stderr, since stdout may carry JSON. Stops at the first that fails.
+pub async fn run(project: &Project, only: &Only) -> anyhow::Result<()> {
+    for (command, functions) in commands(project.manifest(), only) {
+        let names: Vec<&str> = functions.iter().map(|function| function.as_str()).collect();
+        let names = names.join(", ");
+        anstream::eprintln!("{BOLD}building{BOLD:#} {names} {DIM}{command}{DIM:#}");
+        let status = shell(&project.dir, command).await.with_context(|| {
+            Failure::new(format!("cannot run the build command of {names}"))
+                .help("it is run with `sh -c`; is there a shell?")
+        })?;
+        if !status.success() {
+            let what = Failure::new(format!("the build of {names} failed"));
+            let help = match missing_target(&project.dir, command).await {
+                Some(target) => format!(
+                    "mend what the command reports above; if it lacks the compile target, run `rustup target add {target}`"
+                ),
+                None => "mend what the command reports above".into(),
+            };
+            let why = format!("`{command}` in {}: {}", project.dir.display(), ending(status));
+            return Err(anyhow::Error::msg(why).context(what.help(help)));
+        }
+    }
+    Ok(())
+}
+
+/// The commands in the order of their first function, each with the functions that it builds.
+fn commands<'a>(manifest: &'a Manifest, only: &Only) -> Vec<(&'a str, Vec<&'a FunctionName>)> {
+    let mut commands: Vec<(&str, Vec<&FunctionName>)> = Vec::new();
+    for (name, function) in &manifest.functions {
+        let Some(build) = function.build.as_deref() else { continue };
+        if !only.includes(name) {
+            continue;
+        }
+        match commands.iter_mut().find(|(command, _)| *command == build) {
+            Some((_, functions)) => functions.push(name),
+            None => commands.push((build, vec![name])),
+        }
+    }
+    commands
+}
+
+async fn shell(dir: &Path, command: &str) -> io::Result<ExitStatus> {
+    Command::new("sh")
+        .args(["-c", command])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        // Building runs the build scripts of every dependency; none of them needs to talk to the node.
+        .env_remove("MINNOW_TOKEN")
+        // Ends the shell of a build that is not waited for any more. What the shell started gets Ctrl-C by itself.
+        .kill_on_drop(true)
+        .status()
+        .await
+}
+
+fn ending(status: ExitStatus) -> String {
+    match status.code() {
+        Some(127) => "exit code 127: a program was not found".into(),
+        Some(code) => format!("exit code {code}"),
+        None => status.to_string(),
+    }
+}
+
+/// The target triple in `command` when the Rust toolchain of `dir` lacks its standard library.
+async fn missing_target(dir: &Path, command: &str) -> Option<String> {
+    let target = target_of(command)?;
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", &target])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .await
+        .ok()?;
+    let folder = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !Path::new(folder.trim()).is_dir()).then_some(target)
+}
+
+/// The value of `--target` in a command line, when it is a WebAssembly one.
+fn target_of(command: &str) -> Option<String> {
+    let mut words = command.split_whitespace();
+    while let Some(word) = words.next() {
+        let target = match word.strip_prefix("--target") {
+            Some("") => words.next()?,
+            Some(rest) => match rest.strip_prefix('=') {
+                Some(target) => target,
+                None => continue,
+            },
+            None => continue,
+        };
+        return target.starts_with("wasm32-").then(|| target.to_owned());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compile_target_is_read_from_the_command() {
+        for (command, expected) in [
+            ("cargo build --release --target wasm32-wasip2", Some("wasm32-wasip2")),
+            ("cargo build --target=wasm32-wasip1 -q", Some("wasm32-wasip1")),
+            ("cargo build --target-dir x --target wasm32-wasip2", Some("wasm32-wasip2")),
+            ("cargo build --target", None),
+            ("make api.wasm", None),
+            ("cargo build --target x86_64-unknown-linux-gnu", None),
+        ] {
+            assert_eq!(target_of(command).as_deref(), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn functions_that_share_a_command_are_built_once() {
+        let text = r#"
+            name = "a"
+            [functions.one]
+            wasm = "1.wasm"
+            build = "make"
+            [functions.prebuilt]
+            wasm = "p.wasm"
+            [functions.three]
+            wasm = "3.wasm"
+            build = "other"
+            [functions.two]
+            wasm = "2.wasm"
+            build = "make"
+        "#;
+        let manifest = Manifest::parse(text, "minnow.toml").unwrap().manifest;
+        let names = |only: &Only| -> Vec<(String, Vec<String>)> {
+            commands(&manifest, only)
+                .into_iter()
+                .map(|(command, functions)| (command.into(), functions.iter().map(ToString::to_string).collect()))
+                .collect()
+        };
+        let expected = [("make".into(), vec!["one".into(), "two".into()]), ("other".into(), vec!["three".into()])];
+        assert_eq!(names(&Only::All), expected);
+        let only = Only::These([FunctionName::new("two").unwrap()].into());
+        assert_eq!(names(&only), [("make".into(), vec!["two".into()])]);
+    }
+}

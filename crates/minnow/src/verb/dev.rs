@@ -1,0 +1,169 @@
+//! `minnow dev`: runs an app on this machine while it is written.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use minnow_model::LogLine;
+use minnow_node::{Config, Node, StartError};
+use reqwest::Url;
+use tokio::sync::mpsc;
+
+use super::logs::{self, Time};
+use crate::{
+    cli::{DEFAULT_ADMIN, DEFAULT_HTTP},
+    client::Client,
+    dev::{
+        banner::{Place, banner},
+        change::Interest,
+        ports,
+        session::{self, Session},
+        watch::Watch,
+    },
+    node_log,
+    output::{self, BOLD, GREEN},
+    project::Project,
+    recipe::{self, Only},
+    report::{self, Failure, Style},
+    signals::Signals,
+};
+
+/// How long running requests may take to end after Ctrl-C. Short: the person who pressed it is waiting.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How many log lines may wait for the terminal. Beyond it lines are only in the stored log; a function that prints
+/// without end must not fill the memory.
+const LOG_LINES: usize = 4096;
+
+/// Run an app on this machine and follow its changes
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Run an app on this machine and follow its changes.
+
+Runs the same node as production, with its data in DIR/.minnow. The app is built, published and deployed as a version like \
+0.1.0-dev.3. A change to minnow.toml, to code, to a static file, or to a file that a function's `watch` names is live once it \
+is built and published, at once where nothing is built; only functions whose files changed are built again. When a build fails, the version before keeps serving. \
+The app answers every host name, so bare localhost works too.
+
+Functions without `build` use their file as it is.",
+    after_help = "Examples:
+  minnow dev                          the app in this folder
+  minnow dev examples/tour
+  minnow dev --http 0.0.0.0:8080      reachable from other machines"
+)]
+pub struct DevArgs {
+    /// The folder with the app's minnow.toml
+    #[arg(value_name = "DIR", default_value = ".", value_hint = clap::ValueHint::DirPath)]
+    dir: PathBuf,
+    /// Where the app answers [default: 127.0.0.1:7700, or the next free port]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Where the control API answers [default: 127.0.0.1:7701, or the next free port]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+}
+
+pub fn run(args: DevArgs) -> anyhow::Result<()> {
+    node_log::start("warn")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: DevArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot handle signals")?;
+    let project = Project::load(&args.dir)?;
+    // Before the first build, which may take minutes: what is saved meanwhile is acted on after it.
+    let watch = Watch::start(&project.dir, &Interest::of(&project)?)?;
+    tokio::select! {
+        built = recipe::run(&project, &Only::All) => built?,
+        _ = signals.next() => return Ok(()),
+    }
+    let http = listen(args.http, DEFAULT_HTTP, "http")?;
+    let admin = listen(args.admin, DEFAULT_ADMIN, "admin")?;
+    let data_dir = session::data_dir(&project.dir).context("cannot make the folder .minnow")?;
+    let (echo, lines) = mpsc::channel(LOG_LINES);
+    let mut config = Config::new(data_dir.clone(), http, admin);
+    config.default_app = Some(project.manifest().name.clone());
+    config.log_echo = Some(echo);
+    let node = Node::start(config).await.map_err(|error| {
+        let failure = Failure::new("cannot start the node");
+        let failure = match error {
+            StartError::DataDir(_) => {
+                failure.help("one `minnow dev` at a time runs an app: stop the other one if there is one")
+            }
+            _ => failure,
+        };
+        anyhow::Error::from(error).context(failure)
+    })?;
+    let followed = follow(&node, project, watch, &args, &data_dir, lines, &mut signals).await;
+    node.shutdown(DRAIN).await;
+    followed
+}
+
+/// Serves until a signal comes.
+async fn follow(
+    node: &Node,
+    project: Project,
+    mut watch: Watch,
+    args: &DevArgs,
+    data_dir: &std::path::Path,
+    lines: mpsc::Receiver<LogLine>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let server = Url::parse(&format!("http://{}", node.admin_addr()))?;
+    let client = Client::new(server, node.admin_token().map(str::to_owned))?;
+    let (mut session, version) = tokio::select! {
+        started = Session::start(client, project) => started?,
+        _ = signals.next() => return Ok(()),
+    };
+    // Folders that the first build made.
+    watch.update(session.interest());
+    let place = Place { http: node.http_addr(), admin: node.admin_addr(), app_dir: &args.dir, data_dir };
+    output::line(banner(session.project().manifest(), &version, &place))?;
+    let printing = tokio::spawn(print_log(lines));
+    loop {
+        let changes = tokio::select! {
+            changes = watch.next() => changes,
+            _ = signals.next() => break,
+        };
+        let applied = tokio::select! {
+            applied = session.apply(&changes) => applied,
+            _ = signals.next() => break,
+        };
+        match applied {
+            Ok(Some(version)) => {
+                let name = &session.project().manifest().name;
+                output::line(format_args!("{GREEN}live{GREEN:#} {BOLD}{name}@{version}{BOLD:#}"))?;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                report::print(&error, Style::choose(false));
+                report::warn("the version before keeps serving");
+            }
+        }
+        watch.update(session.interest());
+    }
+    printing.abort();
+    Ok(())
+}
+
+/// Prints what functions write. Stops when stdout is gone; the node goes on.
+async fn print_log(mut lines: mpsc::Receiver<LogLine>) {
+    while let Some(line) = lines.recv().await {
+        if output::line(logs::human(&line, Time::Clock)).is_err() {
+            return;
+        }
+    }
+}
+
+/// The address that was asked for, or the default or a free one beside it.
+fn listen(given: Option<SocketAddr>, default: &str, name: &str) -> anyhow::Result<SocketAddr> {
+    if let Some(address) = given {
+        return Ok(address);
+    }
+    let wanted: SocketAddr = default.parse()?;
+    let found = ports::free(wanted)?;
+    if found != wanted {
+        report::warn(format_args!("{wanted} is taken; --{name} is {found}"));
+    }
+    Ok(found)
+}

@@ -1,0 +1,147 @@
+//! `minnow login`: checks a node's token and stores it.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use minnow_control::api_types::NodeInfo;
+use reqwest::Url;
+use serde::Serialize;
+
+use crate::{
+    cli::{DEFAULT_ADMIN, JsonArg},
+    client::{Client, is_loopback},
+    credentials::{self, Credentials, Login, Source},
+    output::{self, BOLD, DIM, GREEN},
+    report::{self, Failure},
+};
+
+/// A token is far shorter; whatever is longer was not meant.
+const MAX_TOKEN_BYTES: u64 = 4096;
+
+/// Store the token for a node, after checking it
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Store the token for a node, after checking it.
+
+The token is asked for without showing it, or read from stdin when that is a pipe, or from --token-file. A node writes an \
+admin token to DATA_DIR/admin.token when it first starts. It is stored in $XDG_CONFIG_HOME/minnow/credentials.toml \
+(~/.config without that variable), readable by you alone. The server of the last login is the default for every verb; \
+MINNOW_SERVER and MINNOW_TOKEN take precedence.",
+    after_help = "Examples:
+  minnow login http://127.0.0.1:7701
+  minnow login http://127.0.0.1:7701 --token-file /var/lib/minnow/admin.token
+  ssh box cat /var/lib/minnow/admin.token | minnow login https://node.example.org
+  minnow login --status                 which node, and does the token work?"
+)]
+pub struct LoginArgs {
+    /// The node's control API. Default: MINNOW_SERVER, the server of the last login, or http://127.0.0.1:7701
+    #[arg(value_name = "SERVER", env = "MINNOW_SERVER", hide_env = true)]
+    server: Option<String>,
+    /// Read the token from a file
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+    /// Show which node the verbs talk to and check the token; store nothing
+    #[arg(long, conflicts_with = "token_file")]
+    status: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Serialize)]
+struct LoginStatus {
+    server: String,
+    server_from: Source,
+    token_from: Source,
+    node: NodeInfo,
+}
+
+pub async fn run(args: LoginArgs) -> anyhow::Result<()> {
+    if args.status { status(&args).await } else { login(&args).await }
+}
+
+async fn status(args: &LoginArgs) -> anyhow::Result<()> {
+    let connection = credentials::resolve(args.server.as_deref())?;
+    let (server, token_from, server_from) =
+        (credentials::key(&connection.server), connection.token_source, connection.server_source);
+    let node = Client::new(connection.server, connection.token)?.node().await?;
+    if args.json.json {
+        return output::json(&LoginStatus { server, server_from, token_from, node });
+    }
+    let from = |source| match source {
+        Source::Given => "from the environment or the command line",
+        Source::Login => "from minnow login",
+        Source::Default => "the default",
+    };
+    output::line(format_args!("server  {BOLD}{server}{BOLD:#}  {DIM}{}{DIM:#}", from(server_from)))?;
+    output::line(format_args!("token   {GREEN}works{GREEN:#}  {DIM}{}{DIM:#}", from(token_from)))?;
+    show(&node)
+}
+
+async fn login(args: &LoginArgs) -> anyhow::Result<()> {
+    let path = credentials::path()?;
+    let mut stored = Credentials::load(&path)?;
+    let given = args.server.as_ref().filter(|server| !server.is_empty());
+    let server = match (given, &stored.server) {
+        (Some(server), _) | (None, Some(server)) => credentials::parse_server(server)?,
+        (None, None) => credentials::parse_server(DEFAULT_ADMIN)?,
+    };
+    if server.scheme() == "http" && !is_loopback(&server) {
+        report::warn(format_args!(
+            "{} is plain http: the token and what you publish can be read on the way",
+            credentials::key(&server)
+        ));
+    }
+    let token = read_token(args.token_file.as_deref(), &server)?;
+    let node = Client::new(server.clone(), Some(token.clone()))?.node().await?;
+    let key = credentials::key(&server);
+    stored.servers.insert(key.clone(), Login { token });
+    stored.server = Some(key.clone());
+    stored.save(&path)?;
+    if args.json.json {
+        return output::json(&LoginStatus { server: key, server_from: Source::Login, token_from: Source::Login, node });
+    }
+    output::line(format_args!("{GREEN}logged in{GREEN:#} to {BOLD}{key}{BOLD:#}  {DIM}{}{DIM:#}", path.display()))?;
+    show(&node)
+}
+
+fn show(node: &NodeInfo) -> anyhow::Result<()> {
+    let default_app = node.default_app.as_ref().map(|app| format!(", default app {app}")).unwrap_or_default();
+    output::line(format_args!(
+        "node    minnow {}, apps at APP.{} on {}{default_app}",
+        node.version, node.domain, node.http
+    ))
+}
+
+/// The token from a file, a pipe or the terminal.
+fn read_token(file: Option<&Path>, server: &Url) -> anyhow::Result<String> {
+    let text = match file {
+        Some(path) => fs::File::open(path).and_then(read_bounded).with_context(|| {
+            Failure::new(format!("cannot read the token file {}", path.display()))
+                .help("a node writes its admin token to DATA_DIR/admin.token, readable by its own user only")
+        })?,
+        None if io::stdin().is_terminal() => {
+            let terminal = console::Term::stderr();
+            terminal.write_str(&format!("Token for {}: ", credentials::key(server)))?;
+            terminal.read_secure_line().context("cannot read the token")?
+        }
+        None => read_bounded(io::stdin()).context("cannot read the token from stdin")?,
+    };
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(Failure::new("no token was given")
+            .help("give the content of the node's DATA_DIR/admin.token: at the prompt, through a pipe, or with --token-file")
+            .into());
+    }
+    Ok(token.to_owned())
+}
+
+fn read_bounded(from: impl io::Read) -> io::Result<String> {
+    let mut text = String::new();
+    from.take(MAX_TOKEN_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,18 @@
+//! The verbs, one file each: its arguments with their help, and what it does.
+
+pub mod apps;
+pub mod build;
+pub mod compile_worker;
+pub mod completions;
+pub mod delete;
+pub mod deploy;
+pub mod dev;
+pub mod invoke;
+pub mod login;
+pub mod logs;
+pub mod new;
+pub mod node;
+pub mod publish;
+pub mod rollback;
+pub mod status;
+pub mod versions;

@@ -1,0 +1,86 @@
+//! `minnow status`: what of an app is live, and what it does now.
+
+use clap::Args;
+use minnow_control::api_types::{AppStatus, FunctionStatus};
+
+use super::deploy::shares;
+use crate::{
+    cli::{AppArgs, JsonArg, ServerArgs},
+    output::{self, BOLD, DIM},
+};
+
+/// How many deployments the history shows; --json has them all.
+const HISTORY: usize = 10;
+
+/// Show an app's deployment, functions and history
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  minnow status                the app in this folder
+  minnow status hello          an app by its name
+  minnow status hello --json")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    app: AppArgs,
+    #[command(flatten)]
+    pub json: JsonArg,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
+    let app = args.app.name()?;
+    let status = args.server.client()?.app(&app).await?;
+    if args.json.json { output::json(&status) } else { show(&status, output::now_ms()) }
+}
+
+fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
+    let app = &status.app;
+    output::line(format_args!("{BOLD}{}{BOLD:#}  {}", app.app, app.url))?;
+    match &app.deployment {
+        Some(live) => output::line(format_args!(
+            "live: {}  {DIM}revision {}, since {}{DIM:#}",
+            shares(live),
+            live.revision,
+            output::age(live.time_ms, now_ms)
+        ))?,
+        None => output::line(format_args!("live: nothing  {DIM}`minnow deploy VERSION --app {}`{DIM:#}", app.app))?,
+    }
+    if !status.functions.is_empty() {
+        output::line("")?;
+        functions(&status.functions)?;
+    }
+    if !status.history.is_empty() {
+        output::line("")?;
+        let mut table = output::table(&["revision", "deployed", "by", "versions"]);
+        for past in status.history.iter().take(HISTORY) {
+            let cause = match past.cause {
+                minnow_model::deployment::Cause::Deploy => "deploy",
+                minnow_model::deployment::Cause::Rollback => "rollback",
+            };
+            let when = format!("{} ago", output::age(past.time_ms, now_ms));
+            table.add_row([past.revision.to_string(), when, cause.into(), shares(past)]);
+        }
+        output::print_table(&table)?;
+    }
+    Ok(())
+}
+
+fn functions(functions: &[FunctionStatus]) -> anyhow::Result<()> {
+    let mut table =
+        output::table(&["function", "version", "kind", "running", "queued", "loaded", "memory", "cpu", "routes"]);
+    for function in functions {
+        let routes: Vec<String> = function.routes.iter().map(ToString::to_string).collect();
+        table.add_row([
+            function.function.to_string(),
+            function.version.to_string(),
+            function.kind.clone(),
+            format!("{}/{}", function.running, function.limits.concurrency),
+            format!("{}/{}", function.queued, function.limits.queue),
+            if function.loaded { "yes".into() } else { "no".into() },
+            output::size(function.limits.memory_bytes),
+            humantime::format_duration(function.limits.cpu).to_string(),
+            routes.join(", "),
+        ]);
+    }
+    output::print_table(&table)
+}

@@ -1,0 +1,253 @@
+//! Checks of a bundle's config that arrives over the network. What the CLI sends is right already; others may send anything.
+
+use semver::Version;
+
+use super::{BundleConfig, BundledFunction, MAX_FILES, OciBundle};
+use crate::{
+    FunctionName, LimitCaps,
+    manifest::{
+        MAX_APP_ROUTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS, MAX_ROUTES, MAX_VERSION_BYTES, Sticky,
+        env_mistake, is_token,
+    },
+    path::check_served,
+    route::Router,
+};
+
+/// The most messages that a check gives back; the rest is only counted.
+const MAX_MESSAGES: usize = 100;
+
+impl BundleConfig {
+    /// Checks everything that the types do not: counts, routes that clash, file paths, environments, and limits against
+    /// the node's caps. The messages name the function and the key.
+    pub fn check(&self, caps: &LimitCaps) -> Result<(), Vec<String>> {
+        let mut messages = Vec::new();
+        check_version(&self.version, &mut messages);
+        if self.functions.is_empty() && self.files.is_empty() {
+            messages.push("the version has neither functions nor static files".into());
+        }
+        at_most("functions", self.functions.len(), MAX_FUNCTIONS, &mut messages);
+        let routes = self.functions.values().map(|function| function.routes.len()).sum();
+        at_most("routes", routes, MAX_APP_ROUTES, &mut messages);
+        at_most("static files", self.files.len(), MAX_FILES, &mut messages);
+        for (name, function) in self.functions.iter().take(MAX_FUNCTIONS) {
+            function.check(name, caps, &mut messages);
+        }
+        if let Err(clashes) = self.router() {
+            messages.extend(clashes);
+        }
+        for path in self.files.keys().take(MAX_FILES) {
+            if let Err(error) = check_served(path) {
+                messages.push(format!("static file `{}`: {error}", path.escape_debug()));
+            }
+        }
+        if let Some(Sticky::Cookie(name) | Sticky::Header(name)) = &self.sticky
+            && !is_token(name)
+        {
+            messages.push(format!("`sticky`: `{}` cannot be the name of a cookie or header", name.escape_debug()));
+        }
+        finish(messages)
+    }
+
+    /// The routing table. An index is the place of the function in `functions`, in the order of their names. The error
+    /// has a message for each clash.
+    pub fn router(&self) -> Result<Router, Vec<String>> {
+        let routes = self.functions.values().enumerate();
+        let routes = routes.flat_map(|(index, function)| function.routes.iter().map(move |r| (r.clone(), index)));
+        Router::new(routes).map_err(|clashes| {
+            let names: Vec<_> = self.functions.keys().collect();
+            let name = |index: usize| names.get(index).map_or("", |name| name.as_str());
+            clashes
+                .into_iter()
+                .map(|clash| format!("{clash}: functions `{}` and `{}`", name(clash.first.1), name(clash.second.1)))
+                .collect()
+        })
+    }
+
+    /// Checks that every content which the config names is a layer of its OCI manifest, with the right size. The config
+    /// cannot name content that was never uploaded with it.
+    pub fn check_layers(&self, bundle: &OciBundle) -> Result<(), Vec<String>> {
+        let layers: std::collections::HashMap<_, _> =
+            bundle.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        let mut messages = Vec::new();
+        for (name, function) in &self.functions {
+            if !layers.contains_key(&function.wasm) {
+                messages.push(format!("function `{name}`: its code {} is not a layer of the manifest", function.wasm));
+            }
+        }
+        for (path, file) in &self.files {
+            let path = path.escape_debug();
+            match layers.get(&file.digest) {
+                None => messages.push(format!("static file `{path}`: {} is not a layer of the manifest", file.digest)),
+                Some(size) if *size != file.size => {
+                    messages.push(format!("static file `{path}` has {} bytes here, its layer {size}", file.size));
+                }
+                Some(_) => {}
+            }
+        }
+        finish(messages)
+    }
+}
+
+impl BundledFunction {
+    fn check(&self, name: &FunctionName, caps: &LimitCaps, messages: &mut Vec<String>) {
+        let mut refuse = |message: String| messages.push(format!("function `{name}`: {message}"));
+        for (what, count, most) in [
+            ("routes", self.routes.len(), MAX_ROUTES),
+            ("egress rules", self.egress.len(), MAX_EGRESS),
+            ("environment variables", self.env.len(), MAX_ENV),
+        ] {
+            if count > most {
+                refuse(format!("has {count} {what}, the most is {most}"));
+            }
+        }
+        for (key, value) in self.env.iter().take(MAX_ENV) {
+            if let Some(mistake) = env_mistake(key, value) {
+                refuse(format!("`env`: {mistake}"));
+            }
+        }
+        let bytes: usize = self.env.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > MAX_ENV_BYTES {
+            refuse(format!("the environment has {bytes} bytes, the most is {MAX_ENV_BYTES}"));
+        }
+        for (key, asked, cap) in caps.exceeded_by(&self.limits) {
+            refuse(format!(
+                "`limits.{key}` asks for {asked}, this node allows {cap}; ask for less, or raise the node's cap"
+            ));
+        }
+        for (key, asked, least) in self.limits.below_least() {
+            refuse(format!("`limits.{key}` is {asked}, the least is {least}"));
+        }
+    }
+}
+
+fn check_version(version: &Version, messages: &mut Vec<String>) {
+    let length = version.to_string().len();
+    if length > MAX_VERSION_BYTES {
+        messages.push(format!("the version has {length} characters, the most is {MAX_VERSION_BYTES}"));
+    }
+}
+
+fn at_most(what: &str, count: usize, most: usize, messages: &mut Vec<String>) {
+    if count > most {
+        messages.push(format!("the version has {count} {what}, the most is {most}"));
+    }
+}
+
+fn finish(mut messages: Vec<String>) -> Result<(), Vec<String>> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    if messages.len() > MAX_MESSAGES {
+        let more = messages.len() - MAX_MESSAGES;
+        messages.truncate(MAX_MESSAGES);
+        messages.push(format!("and {more} more"));
+    }
+    Err(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::{BundledFile, Digest, Limits, bundle::Layer, manifest::Instances};
+
+    fn function(routes: &[&str]) -> BundledFunction {
+        BundledFunction {
+            wasm: Digest::of(b"code"),
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            env: BTreeMap::new(),
+            egress: Vec::new(),
+            instances: Instances::Fresh,
+            limits: Limits::default(),
+        }
+    }
+
+    fn config(functions: Vec<(&str, BundledFunction)>, files: &[&str]) -> BundleConfig {
+        BundleConfig {
+            app: "shop".parse().unwrap(),
+            version: Version::new(0, 1, 0),
+            functions: functions.into_iter().map(|(name, function)| (name.parse().unwrap(), function)).collect(),
+            files: files
+                .iter()
+                .map(|path| (path.to_string(), BundledFile { digest: Digest::of(b"file"), size: 4 }))
+                .collect(),
+            sticky: None,
+        }
+    }
+
+    fn messages(config: &BundleConfig) -> Vec<String> {
+        config.check(&LimitCaps::default()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_sound_config_passes() {
+        assert_eq!(messages(&config(vec![("api", function(&["/a"])), ("b", function(&["GET /a"]))], &["/x"])), [""; 0]);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named_at_once() {
+        let mut api = function(&["/{a}", "POST /x"]);
+        api.limits.memory_bytes = 2 << 30;
+        api.limits.cpu = Duration::ZERO;
+        api.env = [("A=B".into(), "x".into()), ("C".into(), "\0".into())].into();
+        let mut config =
+            config(vec![("api", api), ("web", function(&["/{b}"]))], &["/ok", "/../etc/passwd", "no-slash"]);
+        config.sticky = Some(Sticky::Cookie("a b".into()));
+        insta::assert_snapshot!(messages(&config).join("\n"));
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        let files: Vec<String> = (0..=MAX_FILES).map(|n| format!("/{n}")).collect();
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        assert_eq!(messages(&config(vec![], &files)), ["the version has 10001 static files, the most is 10000"]);
+        assert_eq!(messages(&config(vec![], &[])), ["the version has neither functions nor static files"]);
+        let routes: Vec<String> = (0..=MAX_ROUTES).map(|n| format!("/{n}")).collect();
+        let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+        let expected = ["function `f`: has 101 routes, the most is 100"];
+        assert_eq!(messages(&config(vec![("f", function(&routes))], &[])), expected);
+        let bad: Vec<String> = (0..200).map(|n| format!("{n}")).collect();
+        let bad: Vec<&str> = bad.iter().map(String::as_str).collect();
+        let many = messages(&config(vec![], &bad));
+        assert_eq!((many.len(), many.last().unwrap().as_str()), (101, "and 100 more"));
+    }
+
+    #[test]
+    fn content_that_is_no_layer_is_refused() {
+        let config = config(vec![("api", function(&[]))], &["/a"]);
+        let layer = |content: &[u8], size| Layer {
+            digest: Digest::of(content),
+            size,
+            media_type: crate::bundle::FILE_TYPE.into(),
+            title: String::new(),
+        };
+        let bundle = |layers| OciBundle { config: (Digest::of(b"config"), 6), layers };
+        assert_eq!(config.check_layers(&bundle(vec![layer(b"code", 4), layer(b"file", 4)])), Ok(()));
+        let wrong = config.check_layers(&bundle(vec![layer(b"file", 5)])).unwrap_err();
+        assert!(wrong[0].contains("is not a layer") && wrong[1].contains("has 4 bytes here, its layer 5"), "{wrong:?}");
+    }
+
+    #[test]
+    fn unknown_and_bad_fields_are_refused_when_the_config_is_read() {
+        let good = serde_json::to_value(config(vec![("api", function(&["/a"]))], &["/x"])).unwrap();
+        assert!(serde_json::from_value::<BundleConfig>(good.clone()).is_ok());
+        for (pointer, value) in [
+            ("/app", "Shop"),
+            ("/version", "1"),
+            ("/functions/api/wasm", "sha256:00"),
+            ("/functions/api/routes/0", "a"),
+            ("/functions/api/instances", "often"),
+            ("/files/~1x/digest", "md5:00"),
+        ] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(pointer).unwrap() = value.into();
+            assert!(serde_json::from_value::<BundleConfig>(bad).is_err(), "{pointer}");
+        }
+        for pointer in ["", "/functions/api", "/functions/api/limits", "/files/~1x"] {
+            let mut bad = good.clone();
+            bad.pointer_mut(pointer).unwrap()["extra"] = 1.into();
+            assert!(serde_json::from_value::<BundleConfig>(bad).is_err(), "{pointer}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The domain types of Minnow. Pure values and decisions: no I/O, no async, no clock.
+//!
+//! Read in this order: [`name`] and [`digest`] (how things are called), [`limits`] and [`manifest`] (what a developer
+//! writes), [`bundle`] (what is published), [`deployment`] (what gets live traffic), [`route`] and [`egress`] (where a
+//! request may go), [`problem`] (what a client is told when it fails), [`log`] and [`usage`] (what is recorded).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod bundle;
+pub mod deployment;
+pub mod digest;
+mod duration;
+pub mod egress;
+#[cfg(test)]
+mod fuzz;
+pub mod limits;
+pub mod log;
+pub mod manifest;
+pub mod name;
+pub mod path;
+pub mod problem;
+pub mod route;
+pub mod usage;
+
+pub use bundle::{BundleConfig, BundledFile, BundledFunction};
+pub use deployment::{Deployment, Share};
+pub use digest::Digest;
+pub use egress::EgressRule;
+pub use limits::{LimitCaps, Limits};
+pub use log::{Level, LogLine, LogSource};
+pub use manifest::Manifest;
+pub use name::{AppName, FunctionName, RequestId, Tenant};
+pub use problem::{Code, Problem};
+pub use route::RoutePattern;
+pub use semver::Version;
+pub use usage::Usage;

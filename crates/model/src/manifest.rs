@@ -1,0 +1,118 @@
+//! `minnow.toml`: what a developer writes about an app.
+//!
+//! Read `manifest/keys.rs` for every key (the reference page comes from it), `manifest/parse.rs` for how a key becomes a
+//! checked value, `manifest/mistake.rs` for how mistakes are told.
+
+mod keys;
+mod mistake;
+mod parse;
+mod places;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::{AppName, EgressRule, FunctionName, Limits, RoutePattern};
+
+pub use keys::{KeyDoc, TableDoc, reference, reference_markdown};
+pub use mistake::{MAX_MISTAKES, ManifestErrors, Mistake};
+pub use places::{Parsed, Place};
+
+/// The name of the file.
+pub const FILE_NAME: &str = "minnow.toml";
+
+/// The longest manifest, in bytes: what 1000 functions need with their routes, and quick to check.
+pub const MAX_BYTES: usize = 1024 * 1024;
+/// The most functions of one app.
+pub const MAX_FUNCTIONS: usize = 1000;
+/// The most routes of one function.
+pub const MAX_ROUTES: usize = 100;
+/// The most routes of one app. A lookup that has to step back looks at no more places than there are, so that even routes
+/// made to be slow cost about a millisecond (12 ms measured in an unoptimised build).
+pub const MAX_APP_ROUTES: usize = 10_000;
+/// The most egress rules of one function: each outbound request looks at them in turn.
+pub const MAX_EGRESS: usize = 100;
+/// The most globs of one function.
+pub const MAX_WATCH: usize = 100;
+/// The most static folders of one app.
+pub const MAX_STATIC: usize = 100;
+/// The most environment variables of one function.
+pub const MAX_ENV: usize = 256;
+/// All names and values of one function's environment together, in bytes. Lambda allows 4 KiB; this also holds a
+/// certificate chain, and is small beside a sandbox.
+pub const MAX_ENV_BYTES: usize = 64 * 1024;
+/// The longest version text, in bytes: what an OCI tag can hold.
+pub const MAX_VERSION_BYTES: usize = 128;
+/// The longest build command, in bytes.
+pub const MAX_BUILD_BYTES: usize = 8 * 1024;
+
+/// A checked manifest: it parsed, every value is valid, and no routes clash.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    pub name: AppName,
+    /// The default for `publish`.
+    pub version: Option<Version>,
+    pub functions: BTreeMap<FunctionName, Function>,
+    /// URL prefix (starts with `/`) → folder relative to the manifest.
+    pub static_dirs: BTreeMap<String, String>,
+    pub sticky: Option<Sticky>,
+}
+
+/// One `[functions.NAME]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    /// The code: a component or core module, relative to the manifest.
+    pub wasm: String,
+    /// A shell command that makes `wasm`; run in the manifest's folder by build, dev and publish.
+    pub build: Option<String>,
+    /// Globs, relative to the manifest: `dev` rebuilds when a matching file changes.
+    pub watch: Vec<String>,
+    pub routes: Vec<RoutePattern>,
+    pub env: BTreeMap<String, String>,
+    pub egress: Vec<EgressRule>,
+    pub instances: Instances,
+    pub limits: Limits,
+}
+
+/// Whether an instance serves one request or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Instances {
+    /// A new instance for each request: nothing is shared between requests. The default, since it is the safe one.
+    #[default]
+    Fresh,
+    /// Instances stay warm and serve a bounded number of requests; static state is shared between them.
+    Reuse,
+}
+
+/// What names a client, so that it stays on one version while two are live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sticky {
+    Cookie(String),
+    /// Lower case.
+    Header(String),
+}
+
+/// The environment of a function: why a name or value cannot be used; `None` when it can.
+pub(crate) fn env_mistake(name: &str, value: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("an environment variable needs a name")
+    } else if name.contains(['=', '\0']) {
+        Some("the name of an environment variable cannot hold `=` or NUL")
+    } else if value.contains('\0') {
+        Some("the value of an environment variable cannot hold NUL")
+    } else {
+        None
+    }
+}
+
+/// Whether `text` is a token of RFC 9110: what cookies and headers are called.
+pub(crate) fn is_token(text: &str) -> bool {
+    let special = b"!#$%&'*+-.^_`|~";
+    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || special.contains(&b))
+}

@@ -1,0 +1,387 @@
+//! Every key of `minnow.toml`: what the parser accepts and what the manifest reference says come from these tables.
+
+use std::fmt::Write as _;
+
+/// One key of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyDoc {
+    pub key: &'static str,
+    /// What the value is, as an error and the reference say it: `string`, `list of strings`.
+    pub kind: &'static str,
+    /// The value when the key is absent; `None` for a key that must be there.
+    pub default: Option<&'static str>,
+    /// What it does, with bounds and the reason for the default.
+    pub meaning: &'static str,
+    /// A whole line (or table) that can be pasted.
+    pub example: &'static str,
+}
+
+/// One table of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableDoc {
+    /// The table as it is written; empty for the top level.
+    pub header: &'static str,
+    pub meaning: &'static str,
+    pub keys: &'static [KeyDoc],
+}
+
+impl TableDoc {
+    /// How a sentence names the table.
+    pub(super) fn called(&self) -> String {
+        if self.header.is_empty() { "the top level".into() } else { format!("`{}`", self.header) }
+    }
+
+    pub(super) fn find(&self, key: &str) -> Option<&'static KeyDoc> {
+        self.keys.iter().find(|doc| doc.key == key)
+    }
+}
+
+pub(super) static APP: TableDoc = TableDoc {
+    header: "",
+    meaning: "The app itself.",
+    keys: &[
+        KeyDoc {
+            key: "name",
+            kind: "string",
+            default: None,
+            meaning: "The app's name: 1–63 of `a-z`, `0-9` and `-`, not at the ends (a DNS label). The app answers at \
+                      `NAME.DOMAIN`.",
+            example: r#"name = "hello""#,
+        },
+        KeyDoc {
+            key: "version",
+            kind: "string",
+            default: Some("none"),
+            meaning: "A [semantic version](https://semver.org). `minnow publish` without a version uses it.",
+            example: r#"version = "0.1.0""#,
+        },
+        KeyDoc {
+            key: "sticky",
+            kind: "table",
+            default: Some("none"),
+            meaning: "What names a client while two versions are live, so that it stays on one of them.",
+            example: r#"sticky = { cookie = "session" }"#,
+        },
+        KeyDoc {
+            key: "functions",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each function, under its name: 1–63 of `a-z`, `0-9` and `-`, not at the ends. At most \
+                      1000. An app needs a function or a static folder.",
+            example: "[functions.api]",
+        },
+        KeyDoc {
+            key: "static",
+            kind: "table",
+            default: Some("none"),
+            meaning: "URL prefix to folder. The gateway serves the files in the folder without starting a function. The \
+                      folder is relative to the manifest and stays inside its folder. At most 100.",
+            example: "[static]\n\"/\" = \"public\"",
+        },
+    ],
+};
+
+pub(super) static STICKY: TableDoc = TableDoc {
+    header: "sticky",
+    meaning: "Exactly one of the two.",
+    keys: &[
+        KeyDoc {
+            key: "cookie",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The name of a cookie that the client sends.",
+            example: r#"sticky = { cookie = "session" }"#,
+        },
+        KeyDoc {
+            key: "header",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The name of a header that the client sends.",
+            example: r#"sticky = { header = "x-user" }"#,
+        },
+    ],
+};
+
+pub(super) static FUNCTION: TableDoc = TableDoc {
+    header: "[functions.NAME]",
+    meaning: "One function.",
+    keys: &[
+        KeyDoc {
+            key: "wasm",
+            kind: "string",
+            default: None,
+            meaning: "The code: a WebAssembly component or core module. Relative to the manifest and inside its folder, with \
+                      `/` between folders.",
+            example: r#"wasm = "api.wasm""#,
+        },
+        KeyDoc {
+            key: "build",
+            kind: "string",
+            default: Some("none"),
+            meaning: "A shell command that makes `wasm`. `minnow build`, `dev` and `publish` run it in the manifest's folder.",
+            example: r#"build = "cargo build --release --target wasm32-wasip2""#,
+        },
+        KeyDoc {
+            key: "watch",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "Globs, relative to the manifest: `minnow dev` runs `build` again when a file that matches changes. \
+                      `**` stands for any folders. Needs `build`. At most 100.",
+            example: r#"watch = ["src/**", "Cargo.toml"]"#,
+        },
+        KeyDoc {
+            key: "routes",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The requests that reach the function: `[METHOD ]PATH`. In PATH `{name}` is one segment that is not \
+                      empty, and `{*rest}` at the end is the rest, also empty. The most specific route wins: a literal over \
+                      `{name}` over `{*rest}`, segment by segment from the left, then a route with a method over one \
+                      without. A route that does not match the method steps back for the next one. `GET` also answers \
+                      `HEAD`. At most 100, and 10000 in all functions. Without routes the function is only reached by `minnow invoke`.",
+            example: r#"routes = ["/api/{*rest}", "POST /submit"]"#,
+        },
+        KeyDoc {
+            key: "env",
+            kind: "table of strings",
+            default: Some("{}"),
+            meaning: "Environment variables of the function. At most 256, and 64 KiB in all. They are part of the published \
+                      version and readable for everyone who can read it.",
+            example: r#"env = { GREETING = "hello" }"#,
+        },
+        KeyDoc {
+            key: "egress",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The hosts that the function may call: `[SCHEME://]HOST[:PORT]`. Without a scheme both `http` and `https`; \
+                      without a port the scheme's own (80, 443). `*.example.org` is every host below `example.org`, `*` is \
+                      every host. Private addresses are refused unless the node's configuration names them. At most 100. \
+                      Nothing by default, so that code cannot send data anywhere unseen.",
+            example: r#"egress = ["https://api.example.com", "*.example.org"]"#,
+        },
+        KeyDoc {
+            key: "instances",
+            kind: "`fresh` or `reuse`",
+            default: Some(r#""fresh""#),
+            meaning: "`fresh` makes a new instance for each request, so that requests share nothing. `reuse` keeps instances \
+                      warm for a bounded number of requests: faster, but what one request leaves in memory the next one sees.",
+            example: r#"instances = "reuse""#,
+        },
+        KeyDoc {
+            key: "limits",
+            kind: "table",
+            default: Some("the defaults below"),
+            meaning: "What one invocation may use.",
+            example: "[functions.api.limits]",
+        },
+    ],
+};
+
+pub(super) static LIMITS: TableDoc = TableDoc {
+    header: "[functions.NAME.limits]",
+    meaning: "The node's configuration caps each limit; a publish that asks for more is refused. Sizes have a unit: `KiB`, \
+              `MiB`, `GiB` (1024) or `kB`, `MB`, `GB` (1000). Times have one too: `ms`, `s`, `m`.",
+    keys: &[
+        KeyDoc {
+            key: "memory",
+            kind: "size",
+            default: Some(r#""128MiB""#),
+            meaning: "All linear memories and tables of one sandbox together, 64 KiB to 4 GiB. The default is what Lambda and \
+                      Workers start with; a node can hold hundreds of such sandboxes.",
+            example: r#"memory = "256MiB""#,
+        },
+        KeyDoc {
+            key: "cpu",
+            kind: "time",
+            default: Some(r#""1s""#),
+            meaning: "CPU time of one invocation, 1 ms to 1 h. A web request needs milliseconds, so that the default only \
+                      stops runaway code.",
+            example: r#"cpu = "500ms""#,
+        },
+        KeyDoc {
+            key: "timeout",
+            kind: "time",
+            default: Some(r#""30s""#),
+            meaning: "Wall time of one invocation, with waiting and streaming, 1 ms to 24 h. The default is the idle limit that \
+                      browsers and load balancers use.",
+            example: r#"timeout = "5m""#,
+        },
+        KeyDoc {
+            key: "concurrency",
+            kind: "number",
+            default: Some("64"),
+            meaning: "Invocations that run at once on one node, 1 to 10000. The default is enough for I/O-bound work on a few \
+                      cores, and too few for one function to fill the node.",
+            example: "concurrency = 16",
+        },
+        KeyDoc {
+            key: "queue",
+            kind: "number",
+            default: Some("256"),
+            meaning: "Requests that wait when `concurrency` is reached, 0 to 100000. Beyond it a request gets 503 with \
+                      `retry-after`. The default is four rounds of the default concurrency; a longer queue only adds latency.",
+            example: "queue = 64",
+        },
+        KeyDoc {
+            key: "request_body",
+            kind: "size",
+            default: Some(r#""32MiB""#),
+            meaning: "The longest request body, up to 1 TiB. The default is larger than forms and JSON, and smaller than what \
+                      belongs in a blob store.",
+            example: r#"request_body = "1GiB""#,
+        },
+    ],
+};
+
+/// Every table of the manifest, in the order of the reference.
+pub fn reference() -> [&'static TableDoc; 4] {
+    [&APP, &STICKY, &FUNCTION, &LIMITS]
+}
+
+/// A manifest that has every key.
+const WHOLE: &str = r#"name = "hello"
+version = "0.1.0"
+sticky = { cookie = "session" }
+
+[functions.api]
+wasm = "api.wasm"
+build = "cargo build --release --target wasm32-wasip2"
+watch = ["src/**"]
+routes = ["/api/{*rest}", "POST /submit"]
+env = { GREETING = "hello" }
+egress = ["https://api.example.com", "*.example.org"]
+instances = "fresh"
+
+[functions.api.limits]
+memory = "128MiB"
+cpu = "1s"
+timeout = "30s"
+concurrency = 64
+queue = 256
+request_body = "32MiB"
+
+[static]
+"/" = "public"
+"#;
+
+/// The manifest reference, `docs/manifest.md`.
+pub fn reference_markdown() -> String {
+    let mut page = String::from(
+        "# The manifest, `minnow.toml`\n\n\
+         <!-- Generated from crates/model/src/manifest/keys.rs. Do not edit by hand. -->\n\n\
+         An app is a folder with a `minnow.toml`. A key that is not listed here is refused, and all mistakes are reported at\n\
+         once, each with its line, column and remedy. The file is at most 1 MiB.\n\n\
+         A manifest with every key:\n\n```toml\n",
+    );
+    page.push_str(WHOLE);
+    page.push_str("```\n");
+    for table in reference() {
+        let title = if table.header.is_empty() { "Top level".into() } else { table.called() };
+        let _ = write!(page, "\n## {title}\n\n{}\n", table.meaning);
+        for doc in table.keys {
+            let default = match doc.default {
+                None => "required".into(),
+                Some(none) if none.starts_with(|c: char| c.is_ascii_alphabetic()) => format!("default: {none}"),
+                Some(value) => format!("default: `{value}`"),
+            };
+            let _ = write!(
+                page,
+                "\n### `{}`\n\n{}, {default}\n\n{}\n\n```toml\n{}\n```\n",
+                doc.key,
+                capitalised(doc.kind),
+                doc.meaning,
+                doc.example
+            );
+        }
+    }
+    page
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Limits, Manifest};
+
+    /// A manifest with one key set to `line`, everything else that it needs around it.
+    fn manifest_with(table: &TableDoc, doc: &KeyDoc, line: &str) -> String {
+        let top = if doc.key == "name" || doc.key == "static" { "" } else { "name = \"a\"\n" };
+        match table.header {
+            "" if doc.key == "functions" => format!("{top}{line}\nwasm = \"api.wasm\"\n"),
+            "" if line.starts_with('[') => format!("name = \"a\"\n{line}\n"),
+            "" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
+            "sticky" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
+            "[functions.NAME]" => {
+                let wasm = if doc.key == "wasm" { "" } else { "wasm = \"a.wasm\"\n" };
+                let build = if doc.key == "watch" { "build = \"make\"\n" } else { "" };
+                let header = if line.starts_with('[') { "[functions.api]" } else { "[functions.f]" };
+                format!("{top}{header}\n{wasm}{build}{line}\n")
+            }
+            _ => format!("{top}[functions.f]\nwasm = \"a.wasm\"\n[functions.f.limits]\n{line}\n"),
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_reference_is_accepted() {
+        for table in reference() {
+            for doc in table.keys {
+                let source = manifest_with(table, doc, doc.example);
+                if let Err(errors) = Manifest::parse(&source, "minnow.toml") {
+                    panic!("{}: {:#?}\n{source}", doc.key, errors.lines());
+                }
+            }
+        }
+        assert!(Manifest::parse(WHOLE, "minnow.toml").is_ok());
+    }
+
+    #[test]
+    fn every_key_of_the_reference_is_read_by_the_parser() {
+        for table in reference() {
+            for doc in table.keys {
+                // No key takes a float: one that the parser does not look at would pass.
+                let line = match table.header {
+                    "sticky" => format!("sticky = {{ {} = 1.5 }}", doc.key),
+                    _ => format!("{} = 1.5", doc.key),
+                };
+                let name = if doc.key == "static" { "name = \"a\"\n" } else { "" };
+                let source = match doc.key {
+                    "functions" => format!("name = \"a\"\n{line}\n"),
+                    _ => format!("{name}{}", manifest_with(table, doc, &line)),
+                };
+                let errors = Manifest::parse(&source, "minnow.toml").unwrap_err().lines();
+                assert!(errors.iter().any(|line| line.contains(&format!("`{}`", doc.key))), "{}: {errors:?}", doc.key);
+                assert!(!errors.iter().any(|line| line.contains("unknown key")), "{}: {errors:?}", doc.key);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_that_the_parser_knows_is_in_the_reference() {
+        // The parser refuses what is not in the tables, so that it can know no other key; here the page shows them all.
+        let page = reference_markdown();
+        for table in reference() {
+            for doc in table.keys {
+                assert!(page.contains(&format!("### `{}`", doc.key)), "{}", doc.key);
+                assert!(WHOLE.contains(doc.key) || doc.key == "header", "{}", doc.key);
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_real_ones() {
+        let mut source = String::from("name = \"a\"\n[functions.f]\nwasm = \"a.wasm\"\n[functions.f.limits]\n");
+        for doc in LIMITS.keys {
+            let _ = writeln!(source, "{} = {}", doc.key, doc.default.unwrap());
+        }
+        let parsed = Manifest::parse(&source, "minnow.toml").unwrap();
+        assert_eq!(parsed.manifest.functions["f"].limits, Limits::default());
+    }
+
+    #[test]
+    fn the_reference_page_is_as_expected() {
+        insta::assert_snapshot!(reference_markdown());
+    }
+}

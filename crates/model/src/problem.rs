@@ -1,0 +1,164 @@
+//! What a client is told when a request fails: RFC 9457 problem documents with a stable code.
+//! `docs/errors.md` is generated from [`Code::all`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::RequestId;
+
+macro_rules! codes {
+    ($($variant:ident $text:literal $status:literal $title:literal $meaning:literal;)*) => {
+        /// A stable error code. The code never changes its meaning; the words beside it may.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($variant),* }
+
+        impl Code {
+            /// Every code, in the order in which the docs list them.
+            pub fn all() -> &'static [Code] {
+                &[$(Code::$variant),*]
+            }
+
+            /// The code as clients see it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $text),* }
+            }
+
+            /// The HTTP status that goes with the code.
+            pub fn status(self) -> u16 {
+                match self { $(Code::$variant => $status),* }
+            }
+
+            /// The short, unchanging summary (`title` of RFC 9457).
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$variant => $title),* }
+            }
+
+            /// What the code means and what to do about it, for the docs page.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning),* }
+            }
+        }
+    };
+}
+
+codes! {
+    // The gateway.
+    UnknownApp "unknown_app" 404 "No such app" "No app answers to this host. Check the host name, or deploy the app.";
+    NoRoute "no_route" 404 "No such route" "The app has no route or static file for this path.";
+    MethodNotAllowed "method_not_allowed" 405 "Method not allowed" "The path exists, but not for this method; `allow` lists those that work.";
+    BadRequest "bad_request" 400 "Malformed request" "The request is not valid HTTP, or its host or path cannot be read.";
+    RequestTooLarge "request_too_large" 413 "Request body too large" "The request body exceeds the function's `limits.request_body`.";
+    // Running a function.
+    Overloaded "overloaded" 503 "Too many requests at once" "The function's concurrency and queue are full. Try again after `retry-after` seconds, or raise `limits.concurrency` or `limits.queue`.";
+    QueueTimeout "queue_timeout" 503 "Waited too long for a free place" "The request waited in the function's queue for as long as `limits.timeout` allows.";
+    NodeOverloaded "node_overloaded" 503 "The node is full" "All sandboxes of the node are in use. Try again after `retry-after` seconds.";
+    ShuttingDown "shutting_down" 503 "The node is shutting down" "The node takes no new requests. Try again; another node or the restarted one answers.";
+    FunctionTrapped "function_trapped" 500 "The function crashed" "The function trapped or panicked. Its log has the reason under the request id.";
+    FunctionExited "function_exited" 500 "The function exited" "The function exited before it answered. Its log has the exit code.";
+    NoResponse "no_response" 500 "The function did not answer" "The function returned without setting a response.";
+    InvalidResponse "invalid_response" 502 "The function's response is not valid" "The function answered with something that is not an HTTP response, for example without a CGI header or with headers beyond 64 KiB.";
+    MemoryLimit "memory_limit" 500 "The function ran out of memory" "The sandbox needed more than `limits.memory`.";
+    CpuLimit "cpu_limit" 500 "The function ran out of CPU time" "The invocation used more CPU time than `limits.cpu`.";
+    Timeout "timeout" 504 "The function took too long" "The invocation took longer than `limits.timeout`.";
+    LoadFailed "load_failed" 500 "The function could not be started" "The node could not load or start the function's code. The node's log has the reason.";
+    Internal "internal" 500 "Internal error" "Something went wrong inside the node. Its log has the reason under the request id.";
+    // The control API.
+    Unauthorized "unauthorized" 401 "Missing or wrong token" "Send `authorization: Bearer TOKEN` with a token of this node.";
+    NotFound "not_found" 404 "Not found" "There is no such app, version, function or blob.";
+    Invalid "invalid" 422 "The request cannot be carried out" "The content is not valid; `detail` and `errors` say where and how to mend it.";
+    VersionExists "version_exists" 409 "The version exists with other content" "Versions are immutable. Publish under a new version.";
+    Conflict "conflict" 409 "Conflict" "The current state does not allow this; `detail` says why.";
+    DigestMismatch "digest_mismatch" 400 "The content does not match its digest" "The content arrived damaged or under a wrong digest. Upload it again.";
+    TooLarge "too_large" 413 "Too large" "The content exceeds a bound of the node; `detail` names it.";
+    CompileFailed "compile_failed" 422 "The code could not be compiled" "The WebAssembly is not valid, imports something unknown, or exceeds the compiler's limits; `detail` says which.";
+    StorageFull "storage_full" 507 "No space left" "The node's disk is full. Nothing was changed. Free some space and try again.";
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Code::all()
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == text)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown code `{text}`")))
+    }
+}
+
+/// An RFC 9457 problem document (`application/problem+json`). What a stranger on the internet sees: `detail` never holds
+/// inner detail of the node or of the function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// `urn:minnow:problem:CODE`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    #[schema(value_type = String, example = "not_found")]
+    pub code: Code,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// Several mistakes at once, each with its place and remedy.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub errors: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>)]
+    pub request_id: Option<RequestId>,
+}
+
+impl Problem {
+    /// The content type of a problem document.
+    pub const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    pub fn new(code: Code) -> Self {
+        Self {
+            kind: format!("urn:minnow:problem:{}", code.as_str()),
+            title: code.title().into(),
+            status: code.status(),
+            code,
+            detail: None,
+            errors: Vec::new(),
+            request_id: None,
+        }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn errors(mut self, errors: Vec<String>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    pub fn request_id(mut self, id: RequestId) -> Self {
+        self.request_id = Some(id);
+        self
+    }
+
+    /// The document as JSON bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.title)?;
+        if let Some(detail) = &self.detail {
+            write!(f, ": {detail}")?;
+        }
+        for error in &self.errors {
+            write!(f, "\n  {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,372 @@
+//! The way out: requests of functions to other hosts, through one pool of connections.
+//!
+//! A request passes two gates: the function's `egress` rules by name, and after DNS resolution the address, which has to be
+//! public unless the node's configuration names its network. The address that was checked is the one that is connected to.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use ipnet::IpNet;
+use minnow_model::{
+    AppName, Tenant,
+    egress::{address_is_public, any_allows},
+};
+use minnow_telemetry::trace::format_traceparent;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{Instant, Sleep},
+};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use crate::{StartError, wasm::Owner};
+
+/// Requests that one sandbox may have under way at once. Lambda has no such limit, Workers has 6; browsers open 6 a host.
+const MAX_OUTBOUND: u32 = 64;
+
+/// Idle connections that are kept for one host.
+const MAX_IDLE_PER_HOST: usize = 32;
+
+/// How long an idle connection is kept: below the 60 s after which common load balancers close it.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// How long connecting may take when the guest sets no time: two retransmissions of a SYN.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Look-ups of names under way at once, for one app and for the node. Each holds a thread until the system's resolver
+/// gives up, which takes some 10 s for each name server; an app whose names nobody answers leaves the others their share.
+const MAX_LOOKUPS_PER_APP: usize = 8;
+const MAX_LOOKUPS: usize = 64;
+
+tokio::task_local! {
+    /// The look-ups of the app whose request is being sent.
+    static LOOKUPS_OF_APP: Arc<Semaphore>;
+}
+
+/// Sends requests of functions to other hosts.
+pub(crate) struct Egress {
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>,
+    allowed: Allowed,
+    lookups: AppLookups,
+}
+
+impl Egress {
+    pub(crate) fn new(private_networks: Vec<IpNet>) -> Result<Self, StartError> {
+        let allowed = Allowed(private_networks.into());
+        let mut connector = HttpConnector::new_with_resolver(Resolver {
+            allowed: allowed.clone(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+        });
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls()?)
+            .https_or_http()
+            // One exchange at a time on a connection: over HTTP/2 all functions would share one connection to a host and its
+            // window, and one that does not read would stop the others.
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+            .build(connector);
+        Ok(Self { client, allowed, lookups: AppLookups::default() })
+    }
+
+    /// Sends a request of the owner's function and waits for the head of the response.
+    pub(crate) async fn send(
+        &self,
+        owner: &Owner,
+        mut request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> Result<Response<WasiBody>, Error> {
+        let Some(function) = owner.function() else { return Err(Error::HttpRequestDenied) };
+        self.check(&function.spec().egress, request.uri())?;
+        let outbound = Outbound::begin(owner).ok_or(Error::ConnectionLimitReached)?;
+        // In an instance that several requests share, it is not known for which of them the guest asks.
+        if let Owner::Run(run) = owner
+            && !request.headers().contains_key(TRACEPARENT)
+        {
+            let value = format_traceparent(run.id.0, run.trace.span_id, run.trace.flags);
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                request.headers_mut().insert(TRACEPARENT, value);
+            }
+        }
+        // hyper sets it from the URI.
+        request.headers_mut().remove(header::HOST);
+        let options = options.unwrap_or_default();
+        let connect_and_answer = options
+            .connect_timeout
+            .unwrap_or(CONNECT)
+            .saturating_add(options.first_byte_timeout.unwrap_or(Duration::MAX));
+        let lookups = self.lookups.of(&function.spec().tenant, &function.spec().app);
+        let sending = LOOKUPS_OF_APP.scope(lookups, self.client.request(request));
+        let response = match tokio::time::timeout(connect_and_answer, sending).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(translate(&error)),
+            Err(_) => return Err(Error::ConnectionReadTimeout),
+        };
+        let between = options.between_bytes_timeout;
+        Ok(response.map(|body| {
+            let body = body.map_err(Error::from);
+            Timed { inner: body, between, deadline: None, _outbound: outbound }.boxed_unsync()
+        }))
+    }
+
+    /// The gate by name, and by address where the URL holds one.
+    fn check(&self, rules: &[minnow_model::EgressRule], uri: &Uri) -> Result<(), Error> {
+        let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+            return Err(Error::HttpRequestUriInvalid);
+        };
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if !any_allows(rules, scheme, host, port) {
+            return Err(Error::HttpRequestDenied);
+        }
+        // The resolver is not asked about addresses, so they are checked here.
+        match host.parse::<IpAddr>() {
+            Ok(address) if !self.allowed.contains(address) => Err(Error::DestinationIpProhibited),
+            _ => Ok(()),
+        }
+    }
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Trusts what the system trusts, or Mozilla's list where the system has none.
+fn tls() -> Result<rustls::ClientConfig, StartError> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StartError::Tls(error.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Notes that a request to another host is under way, for as long as it lives.
+struct Outbound(Owner);
+
+impl Outbound {
+    fn begin(owner: &Owner) -> Option<Self> {
+        if owner.outbound()?.fetch_add(1, Relaxed) >= MAX_OUTBOUND {
+            owner.outbound()?.fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Self(owner.clone()))
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        if let Some(outbound) = self.0.outbound() {
+            outbound.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// The addresses that may be connected to.
+#[derive(Clone)]
+struct Allowed(Arc<[IpNet]>);
+
+impl Allowed {
+    fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address_is_public(address) || self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Resolves names with the system's resolver and drops the addresses that may not be reached.
+#[derive(Clone)]
+struct Resolver {
+    allowed: Allowed,
+    lookups: Arc<Semaphore>,
+}
+
+/// The bounds on look-ups of the apps that send requests now.
+#[derive(Default)]
+struct AppLookups(Mutex<HashMap<(Tenant, AppName), Weak<Semaphore>>>);
+
+impl AppLookups {
+    fn of(&self, tenant: &Tenant, app: &AppName) -> Arc<Semaphore> {
+        let mut apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant.clone(), app.clone());
+        if let Some(lookups) = apps.get(&key).and_then(Weak::upgrade) {
+            return lookups;
+        }
+        apps.retain(|_, lookups| lookups.strong_count() > 0);
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS_PER_APP));
+        apps.insert(key, Arc::downgrade(&lookups));
+        lookups
+    }
+}
+
+/// Asks the system's resolver on a thread of its own: threads for blocking work also read files, which must not wait for
+/// a name server. The places are given back when the resolver is done, whether or not anybody still waits for it.
+async fn look_up(
+    name: String,
+    of_app: Option<Arc<Semaphore>>,
+    of_node: Arc<Semaphore>,
+) -> Result<Vec<SocketAddr>, Unresolved> {
+    let of_app = match of_app {
+        Some(of_app) => Some(of_app.acquire_owned().await.map_err(|_| Unresolved)?),
+        None => None,
+    };
+    let of_node = of_node.acquire_owned().await.map_err(|_| Unresolved)?;
+    let (found, answer) = oneshot::channel();
+    let asking = move || {
+        let addresses = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+        drop((of_app, of_node));
+        // Nobody waits any more: the request has timed out or was given up.
+        let _ = found.send(addresses);
+    };
+    thread::Builder::new().name("minnow-dns".into()).spawn(asking).map_err(|_| Unresolved)?;
+    answer.await.map_err(|_| Unresolved)?.map_err(|_| Unresolved)
+}
+
+/// A name has only addresses that may not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the address is not public")]
+struct Prohibited;
+
+/// A name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the name cannot be resolved")]
+struct Unresolved;
+
+impl tower_service::Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let allowed = self.allowed.clone();
+        let of_app = LOOKUPS_OF_APP.try_with(Arc::clone).ok();
+        let of_node = Arc::clone(&self.lookups);
+        Box::pin(async move {
+            let asking = look_up(name.as_str().to_owned(), of_app, of_node);
+            let found = tokio::time::timeout(CONNECT, asking).await.unwrap_or(Err(Unresolved));
+            let found = found.map_err(io::Error::other)?;
+            if found.is_empty() {
+                return Err(io::Error::other(Unresolved));
+            }
+            let reachable: Vec<SocketAddr> = found.into_iter().filter(|each| allowed.contains(each.ip())).collect();
+            if reachable.is_empty() {
+                return Err(io::Error::other(Prohibited));
+            }
+            Ok(reachable.into_iter())
+        })
+    }
+}
+
+/// The error code that the guest gets.
+fn translate(error: &hyper_util::client::legacy::Error) -> Error {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(each) = source {
+        if each.is::<Prohibited>() {
+            return Error::DestinationIpProhibited;
+        }
+        if each.is::<Unresolved>() {
+            return Error::DnsError { rcode: None, info_code: None };
+        }
+        if let Some(tls) = each.downcast_ref::<rustls::Error>() {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+                _ => Error::TlsProtocolError,
+            };
+        }
+        if let Some(io) = each.downcast_ref::<io::Error>() {
+            // An io::Error hides what it wraps from `source`.
+            if let Some(inner) = io.get_ref() {
+                if inner.is::<Prohibited>() {
+                    return Error::DestinationIpProhibited;
+                }
+                if inner.is::<Unresolved>() {
+                    return Error::DnsError { rcode: None, info_code: None };
+                }
+                if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+                    return match tls {
+                        rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+                        _ => Error::TlsProtocolError,
+                    };
+                }
+            }
+            match io.kind() {
+                io::ErrorKind::ConnectionRefused => return Error::ConnectionRefused,
+                io::ErrorKind::TimedOut => return Error::ConnectionTimeout,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                    return Error::ConnectionTerminated;
+                }
+                _ => {}
+            }
+        }
+        source = each.source();
+    }
+    if error.is_connect() { Error::DestinationUnavailable } else { Error::HttpProtocolError }
+}
+
+/// A response body that gives up when nothing comes for too long, and counts as under way until it ends.
+struct Timed<B> {
+    inner: B,
+    between: Option<Duration>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    _outbound: Outbound,
+}
+
+impl<B: http_body::Body<Data = Bytes, Error = Error> + Unpin> http_body::Body for Timed<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            this.deadline = None;
+            return Poll::Ready(frame);
+        }
+        let Some(between) = this.between else { return Poll::Pending };
+        let deadline =
+            this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + between)));
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(Error::ConnectionReadTimeout))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}

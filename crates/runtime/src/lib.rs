@@ -1,0 +1,28 @@
+//! Runs one invocation of one version: admission, sandbox, limits, metering.
+//!
+//! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
+//! from a request to its answer), then `wasm`. `admission`, `ticker`, `worker` and `meter` are the limits: who may start, how
+//! long a guest runs before others do, and what it has used. `egress` is the way out; `compile` makes code ready to run.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod admission;
+mod compile;
+pub mod compile_worker;
+mod egress;
+pub mod function;
+pub mod invocation;
+pub mod kind;
+pub mod live;
+mod meter;
+mod runtime;
+mod ticker;
+mod wasm;
+pub mod worker;
+
+pub use compile::{CompileError, CompileLimits};
+pub use function::{Function, FunctionSpec};
+pub use invocation::{Body, BodyError, Invocation, Outcome, TraceContext};
+pub use kind::GuestKind;
+pub use live::{Live, LiveApp, LiveVersion};
+pub use runtime::{Runtime, RuntimeConfig, StartError};

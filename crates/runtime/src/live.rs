@@ -1,0 +1,69 @@
+//! What is live: an immutable snapshot of apps, their versions and functions. Control swaps it, the gateway reads it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use minnow_model::{AppName, BundledFile, FunctionName, Version, manifest::Sticky, route::Router};
+
+use crate::Function;
+
+/// The apps that get traffic. Reading is one atomic load; a change swaps the whole map, so a request sees one state from
+/// its start to its end.
+#[derive(Default)]
+pub struct Live(ArcSwap<HashMap<AppName, Arc<LiveApp>>>);
+
+/// One app and the versions that share its traffic.
+pub struct LiveApp {
+    pub name: AppName,
+    /// One version, or two; the weights add up to 100.
+    pub shares: Vec<(u8, Arc<LiveVersion>)>,
+}
+
+/// One version that gets traffic.
+pub struct LiveVersion {
+    pub version: Version,
+    /// Finds the index into `functions`.
+    pub router: Router,
+    pub functions: Vec<Arc<Function>>,
+    pub files: BTreeMap<String, BundledFile>,
+    pub sticky: Option<Sticky>,
+}
+
+impl LiveVersion {
+    pub fn function(&self, name: &FunctionName) -> Option<&Arc<Function>> {
+        self.functions.iter().find(|function| function.spec().function == *name)
+    }
+}
+
+impl Live {
+    /// The snapshot of this moment.
+    pub fn load(&self) -> Guard<Arc<HashMap<AppName, Arc<LiveApp>>>> {
+        self.0.load()
+    }
+
+    /// Replaces everything (at start-up).
+    pub fn replace(&self, apps: HashMap<AppName, Arc<LiveApp>>) {
+        self.0.store(Arc::new(apps));
+    }
+
+    /// Sets one app.
+    pub fn set(&self, app: Arc<LiveApp>) {
+        self.0.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
+            apps.insert(app.name.clone(), Arc::clone(&app));
+            apps
+        });
+    }
+
+    /// Takes one app away.
+    pub fn remove(&self, app: &AppName) {
+        self.0.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
+            apps.remove(app);
+            apps
+        });
+    }
+}

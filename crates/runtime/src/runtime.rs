@@ -1,0 +1,463 @@
+//! The straight line from a request to its answer: a place, the code, a sandbox, the response.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use ipnet::IpNet;
+use minnow_model::{Digest, LimitCaps, Problem, RequestId, problem::Code as ProblemCode};
+use minnow_telemetry::{Logs, Metrics, metrics::Held};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
+
+use crate::{
+    Function,
+    admission::{Admission, Refused},
+    compile::{CompileLimits, Compiler},
+    egress::Egress,
+    invocation::{Body, BodyError, Invocation, Outcome},
+    meter::Run,
+    ticker::{Ticker, Ticking},
+    wasm::{self, Code, Engines, LoadError},
+};
+
+/// How long a warm instance stays without a request. A minute bridges the gaps of a busy function; after it, idle
+/// functions cost no memory.
+pub(crate) const WARM_IDLE: Duration = Duration::from_secs(60);
+
+/// How long code stays mapped without a request. Mapping it again takes well under a millisecond.
+const CODE_IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// How often idle code and instances are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// Artifacts up to this size are mapped on the worker itself (about 0.5 ms); larger ones on a thread of their own.
+const MAP_INLINE_BYTES: u64 = 1 << 20;
+
+/// What loaded code takes beside its artifact: linking tables, memory images, metadata. Measured: about 60 KB.
+const CODE_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// How a runtime is set up.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// Where compiled artifacts are kept.
+    pub compiled_dir: PathBuf,
+    /// Where files are made before they are renamed into place; on the same file system.
+    pub tmp_dir: PathBuf,
+    /// Sandboxes at once on this node.
+    pub sandboxes: u32,
+    /// Requests that wait for a free sandbox when all are in use.
+    pub sandbox_queue: u32,
+    /// Bytes of memory that all sandboxes together may hold.
+    pub memory_bytes: u64,
+    /// Bytes of compiled code that stay mapped.
+    pub code_bytes: u64,
+    pub caps: LimitCaps,
+    pub compile: CompileLimits,
+    /// Networks that functions may reach although they are not public. Their `egress` still has to name the host.
+    pub private_networks: Vec<IpNet>,
+    /// The executable that is run as `EXE compile-worker`.
+    pub executable: PathBuf,
+}
+
+/// Why a runtime could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the WebAssembly engine cannot be set up: {0:#}; is the address space limited (ulimit -v)?")]
+    Engine(wasmtime::Error),
+    #[error("the cache of compiled code cannot be set up: {0}")]
+    Cache(String),
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("cannot set up TLS for outbound requests: {0}")]
+    Tls(String),
+    #[error("cannot use {}: {error}", path.display())]
+    Directory { path: PathBuf, error: std::io::Error },
+}
+
+/// Runs functions. One for each node.
+pub struct Runtime {
+    pub(crate) logs: Logs,
+    pub(crate) metrics: Metrics,
+    pub(crate) memory: Arc<MemoryBudget>,
+    ticker: Arc<Ticker>,
+    /// Warm instances that wait, and how many there may be.
+    idle: AtomicU32,
+    max_idle: u32,
+    pub(crate) egress: Egress,
+    engines: Engines,
+    compiler: Compiler,
+    sandboxes: Admission,
+    code: Cache<Digest, Arc<Loaded>, ByBytes>,
+    warm: Mutex<Vec<Weak<Function>>>,
+    began: Instant,
+}
+
+/// Code in the cache, and when it was last used.
+struct Loaded {
+    code: Arc<Code>,
+    /// Seconds since the runtime began.
+    used_s: AtomicU64,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Digest, Arc<Loaded>> for ByBytes {
+    fn weight(&self, _: &Digest, loaded: &Arc<Loaded>) -> u64 {
+        loaded.code.size + CODE_OVERHEAD_BYTES
+    }
+}
+
+impl Runtime {
+    /// Sets the engines up. Call [`Runtime::sweep`] in a task of its own afterwards.
+    pub fn new(config: RuntimeConfig, logs: Logs, metrics: Metrics) -> Result<Arc<Self>, StartError> {
+        let engines = Engines::new(config.sandboxes, &config.caps).map_err(StartError::Engine)?;
+        let ticker = Ticker::start(vec![engines.sync.engine.weak(), engines.asynchronous.engine.weak()])
+            .map_err(StartError::Thread)?;
+        let compiler = Compiler::new(&config, &engines)?;
+        // The cache sorts by the number of items it expects; 340 KB is a usual artifact. One shard, since an item larger
+        // than a shard is not kept, and a language runtime is some 100 MB of code.
+        let expected = usize::try_from(config.code_bytes / (340 << 10)).unwrap_or(1).max(16);
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .estimated_items_capacity(expected)
+            .weight_capacity(config.code_bytes)
+            .build()
+            .map_err(|error| StartError::Cache(error.to_string()))?;
+        Ok(Arc::new(Self {
+            logs,
+            metrics,
+            memory: Arc::new(MemoryBudget { limit: config.memory_bytes, used: AtomicU64::new(0) }),
+            ticker: Arc::new(ticker),
+            idle: AtomicU32::new(0),
+            max_idle: config.sandboxes.div_ceil(2),
+            egress: Egress::new(config.private_networks)?,
+            engines,
+            compiler,
+            sandboxes: Admission::new(config.sandboxes, config.sandbox_queue),
+            code: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+            warm: Mutex::default(),
+            began: Instant::now(),
+        }))
+    }
+
+    /// Runs one invocation. Waits for a place if need be; dropping the future or the response body stops the guest.
+    pub async fn invoke(self: &Arc<Self>, function: &Arc<Function>, mut invocation: Invocation) -> Outcome {
+        let id = invocation.id;
+        let arrived = Instant::now();
+        let place = match Place::take(self, function).await {
+            Ok(place) => place,
+            Err(code) => {
+                function.metrics().record_refused(code, arrived.elapsed());
+                return Err(problem(code, id));
+            }
+        };
+        let on_end = invocation.on_end.take();
+        let run = Arc::new(Run::new(Arc::clone(function), id, invocation.trace, arrived.elapsed(), on_end));
+        let code = match self.load(&run).await {
+            Ok(code) => code,
+            Err(error) => {
+                tracing::error!(request_id = %id, app = %function.spec().app, function = %function.spec().function, %error, "cannot load a function");
+                run.fail(ProblemCode::LoadFailed);
+                return Err(answer_problem(&run));
+            }
+        };
+        let is_head = invocation.request.method() == http::Method::HEAD;
+        let (answer, task) = wasm::start(code, Arc::clone(&run), place, invocation);
+        // The body of an answer to HEAD is dropped at once; that is not the client going away.
+        let mut guest = Guest { task, is_done: is_head };
+        match answer.await {
+            Ok(response) => {
+                run.answered(response.status().as_u16());
+                Ok(response.map_with_length(guest, run))
+            }
+            Err(_) => {
+                // A guest can give its only way to answer away before it ends; why it did is known at its end.
+                if let Some(task) = &mut guest.task {
+                    let _ = task.await;
+                }
+                Err(answer_problem(&run))
+            }
+        }
+    }
+
+    /// Compiles the code in a child process, unless that was done before, and tells what it is. Durable when it returns.
+    pub async fn compile(&self, wasm: &std::path::Path, code: Digest) -> Result<crate::GuestKind, crate::CompileError> {
+        let began = Instant::now();
+        let kind = self.compiler.compile(&self.engines, wasm, code).await?;
+        self.metrics.compiled(began.elapsed());
+        Ok(kind)
+    }
+
+    /// What the code is, if it is compiled for this engine.
+    pub fn compiled_kind(&self, code: &Digest) -> Option<crate::GuestKind> {
+        self.compiler.kind(code)
+    }
+
+    /// Removes compiled code that nothing uses any more.
+    pub fn remove_compiled(&self, code: &Digest) {
+        self.code.remove(code);
+        self.compiler.remove(code);
+    }
+
+    /// Drops code and warm instances that were idle for long, until the runtime is dropped.
+    pub async fn sweep(this: Weak<Self>) {
+        let mut tick = tokio::time::interval(SWEEP);
+        loop {
+            tick.tick().await;
+            let Some(runtime) = this.upgrade() else { return };
+            runtime.drop_idle(Instant::now());
+        }
+    }
+
+    /// Keeps the clock going that interrupts guests.
+    pub(crate) fn ticking(&self) -> Ticking {
+        self.ticker.while_running()
+    }
+
+    pub(crate) fn is_loaded(&self, code: &Digest) -> bool {
+        self.code.peek(code).is_some()
+    }
+
+    /// Remembers that a function has warm instances, for the sweep.
+    pub(crate) fn has_warm(&self, function: &Arc<Function>) {
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(function));
+    }
+
+    fn drop_idle(&self, now: Instant) {
+        let mut warm = std::mem::take(&mut *self.warm.lock().unwrap_or_else(PoisonError::into_inner));
+        warm.retain(|function| function.upgrade().is_some_and(|function| function.cool(now, WARM_IDLE)));
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner).append(&mut warm);
+        let oldest = now.duration_since(self.began).saturating_sub(CODE_IDLE).as_secs();
+        self.code.retain(|_, loaded| loaded.used_s.load(Relaxed) >= oldest);
+        self.metrics.loaded_code_bytes().set(i64::try_from(self.code.weight()).unwrap_or(i64::MAX));
+    }
+
+    /// The code of the run's function, from the cache or from disk.
+    async fn load(&self, run: &Arc<Run>) -> Result<Arc<Code>, LoadError> {
+        let spec = run.function.spec();
+        let now_s = run.started.duration_since(self.began).as_secs();
+        if let Some(loaded) = self.code.get(&spec.code) {
+            loaded.used_s.store(now_s, Relaxed);
+            return Ok(Arc::clone(&loaded.code));
+        }
+        let load = async {
+            run.cold.store(true, Relaxed);
+            let began = Instant::now();
+            let code = Arc::new(self.map(spec.code, spec.kind).await?);
+            run.function.metrics().loaded(began.elapsed());
+            Ok(Arc::new(Loaded { code, used_s: AtomicU64::new(now_s) }))
+        };
+        let loaded = self.code.get_or_insert_async(&spec.code, load).await?;
+        self.metrics.loaded_code_bytes().set(i64::try_from(self.code.weight()).unwrap_or(i64::MAX));
+        Ok(Arc::clone(&loaded.code))
+    }
+
+    async fn map(&self, code: Digest, kind: crate::GuestKind) -> Result<Code, LoadError> {
+        let path = self.compiler.artifact(&code, kind);
+        let size = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if size <= MAP_INLINE_BYTES {
+            return Code::load(&self.engines, &path, kind);
+        }
+        let engines = self.engines.clone();
+        let mapped = tokio::task::spawn_blocking(move || Code::load(&engines, &path, kind)).await;
+        mapped.unwrap_or_else(|_| Err(LoadError::Stopped))
+    }
+}
+
+/// The right to run: one of the function's places and one of the node's sandboxes.
+pub(crate) struct Place {
+    function: Arc<Function>,
+    _counted: Held,
+    _ticking: Ticking,
+}
+
+impl Place {
+    async fn take(runtime: &Runtime, function: &Arc<Function>) -> Result<Self, ProblemCode> {
+        let patience = function.spec().limits.timeout;
+        let arrived = Instant::now();
+        if !function.admission.try_enter() {
+            let _counted = function.metrics().waiting();
+            function.admission.enter(patience).await.map_err(|refused| match refused {
+                Refused::Full => ProblemCode::Overloaded,
+                Refused::TooLate => ProblemCode::QueueTimeout,
+            })?;
+        }
+        let entered = Entered(function);
+        // One patience for both queues.
+        runtime
+            .sandboxes
+            .enter(patience.saturating_sub(arrived.elapsed()))
+            .await
+            .map_err(|_| ProblemCode::NodeOverloaded)?;
+        std::mem::forget(entered);
+        Ok(Self {
+            function: Arc::clone(function),
+            _counted: function.metrics().sandbox(),
+            _ticking: runtime.ticker.while_running(),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.function.runtime().sandboxes.leave();
+        self.function.admission.leave();
+    }
+}
+
+/// A warm instance that waits for its next request. It holds a slot of the pool, so there are at most half as many as
+/// sandboxes; the pool has that much more room.
+pub(crate) struct IdleInstance(Arc<Runtime>);
+
+impl IdleInstance {
+    /// `None` when enough instances wait already; the instance is better dropped.
+    pub(crate) fn begin(runtime: &Arc<Runtime>) -> Option<Self> {
+        if runtime.idle.fetch_add(1, Relaxed) >= runtime.max_idle {
+            runtime.idle.fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Self(Arc::clone(runtime)))
+    }
+}
+
+impl Drop for IdleInstance {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The memory of all sandboxes together.
+pub(crate) struct MemoryBudget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// False when that much is not left.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        let used = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if used > self.limit {
+            self.used.fetch_sub(bytes, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// Gives the function's place back when the request goes away while it waits for a sandbox.
+struct Entered<'a>(&'a Function);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.admission.leave();
+    }
+}
+
+fn problem(code: ProblemCode, id: RequestId) -> Box<Problem> {
+    Box::new(Problem::new(code).request_id(id))
+}
+
+/// The problem that a run without an answer ends in.
+fn answer_problem(run: &Run) -> Box<Problem> {
+    let code = run.failure().unwrap_or_else(|| run.without_answer());
+    run.answered(code.status());
+    problem(code, run.id)
+}
+
+/// The task in which the guest runs. Dropping it stops the guest, unless it has sent all of its response.
+struct Guest {
+    task: Option<tokio::task::JoinHandle<()>>,
+    is_done: bool,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let (Some(task), false) = (&self.task, self.is_done) {
+            task.abort();
+        }
+    }
+}
+
+/// A response body that stops the guest when the client goes away before its end.
+struct ResponseBody {
+    inner: Body,
+    guest: Guest,
+    /// Bytes that are still to come, when the guest said how many there are.
+    remaining: Option<u64>,
+    /// Keeps the usage open until the body is through.
+    run: Arc<Run>,
+    /// Ends the body of a call in a shared instance, which cannot be stopped by itself.
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+trait IntoResponseBody {
+    fn map_with_length(self, guest: Guest, run: Arc<Run>) -> http::Response<Body>;
+}
+
+impl IntoResponseBody for http::Response<Body> {
+    fn map_with_length(self, guest: Guest, run: Arc<Run>) -> http::Response<Body> {
+        let length = self.headers().get(http::header::CONTENT_LENGTH);
+        let remaining = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse().ok());
+        self.map(|inner| {
+            let mut body = ResponseBody { inner, guest, remaining, run, deadline: None };
+            body.guest.is_done |= body.inner.is_end_stream() || remaining == Some(0);
+            body.boxed_unsync()
+        })
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let sent = frame.data_ref().map_or(0, Bytes::len) as u64;
+                // hyper drops a body of known length with its last byte, without asking for its end.
+                self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
+                self.guest.is_done |= self.remaining == Some(0);
+            }
+            // A guest that was stopped leaves a body that looks complete; the client must see that it is not.
+            Poll::Ready(None) if self.run.failure().is_some() => return Poll::Ready(Some(Err(BodyError::Guest))),
+            Poll::Ready(None) => self.guest.is_done = true,
+            Poll::Ready(Some(Err(_))) => {}
+            Poll::Pending if self.guest.task.is_none() => {
+                let ends = self.run.started + self.run.function.spec().limits.timeout;
+                let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends.into())));
+                if deadline.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Some(Err(BodyError::Guest)));
+                }
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

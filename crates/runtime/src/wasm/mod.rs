@@ -1,0 +1,65 @@
+//! Runs WebAssembly. Guests are made, called and stopped here; outside this folder only the compiler child, the epoch clock
+//! and the outbound client see wasmtime.
+//!
+//! `engine` configures it, `code` maps compiled artifacts, `state` is what one sandbox holds, `http02`, `http03` and `command`
+//! call the three kinds of guest (`reuse03` in shared instances), `first_piece` sends short responses whole, `cgi` speaks RFC 3875 with the last of them, `output` turns what a guest prints into log
+//! lines, `failure` turns what went wrong into a code.
+
+mod cgi;
+mod code;
+mod command;
+mod engine;
+mod failure;
+mod first_piece;
+mod http02;
+mod http03;
+mod output;
+mod reuse03;
+mod state;
+
+use std::sync::Arc;
+
+pub(crate) use code::{Code, LoadError};
+pub(crate) use engine::{Engines, Flavor, config};
+pub(crate) use http02::WarmInstance;
+pub(crate) use reuse03::Crew;
+pub(crate) use state::Owner;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{
+    invocation::{Body, BodyError, Invocation},
+    kind::GuestKind,
+    meter::Run,
+    runtime::Place,
+};
+
+/// The head and body of a guest's answer, sent as soon as the guest sets it.
+pub(crate) type Answer = http::Response<Body>;
+
+/// Starts the guest on the current thread's runtime. The answer comes over the channel; when the channel closes without
+/// one, `run.failure()` says why once the task has ended. Aborting the task stops the guest; an instance that others share
+/// has none.
+pub(crate) fn start(
+    code: Arc<Code>,
+    run: Arc<Run>,
+    place: Place,
+    invocation: Invocation,
+) -> (oneshot::Receiver<Answer>, Option<JoinHandle<()>>) {
+    let (answer, receiver) = oneshot::channel();
+    let task = match code.kind() {
+        GuestKind::Http02 => tokio::spawn(http02::serve(code, run, place, invocation, answer)),
+        GuestKind::Http03 => return http03::start(code, run, place, invocation, answer, receiver),
+        GuestKind::Command | GuestKind::CommandCore => {
+            tokio::spawn(command::serve(code, run, place, invocation, answer))
+        }
+    };
+    (receiver, Some(task))
+}
+
+/// Makes the error of a request body what the guest sees as an error code.
+fn guest_body_error(error: BodyError) -> wasmtime_wasi_http::Error {
+    match error {
+        BodyError::TooLarge(limit) => wasmtime_wasi_http::Error::HttpRequestBodySize(Some(limit)),
+        BodyError::Disconnected | BodyError::Guest => wasmtime_wasi_http::Error::ConnectionTerminated,
+    }
+}

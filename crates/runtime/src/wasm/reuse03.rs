@@ -1,0 +1,391 @@
+//! WASI 0.3 instances that stay warm and serve several requests at once.
+//!
+//! A function has a crew of hands. A hand is one instance in one task; it takes jobs for as long as it waits for I/O, and is
+//! left alone while it computes. What goes wrong in an instance (a trap, a limit) ends all the calls in it: that is the
+//! price of sharing it, and why `fresh` is the default.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use minnow_model::problem::Code as ProblemCode;
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::component::Accessor;
+use wasmtime_wasi_http::p3::bindings::Service;
+
+use super::{
+    Answer, Code,
+    code::Entry,
+    failure::{self, Limit},
+    first_piece::Idle,
+    http03,
+    state::{self, GuestState, Owner},
+};
+use crate::{
+    Function,
+    invocation::Invocation,
+    meter::{Meter, Run},
+    runtime::{IdleInstance, Place, WARM_IDLE},
+};
+
+/// Requests that one instance serves before it is replaced; see `http02`.
+const MAX_REUSE: u32 = 1_000;
+
+/// Calls in one instance at once. Beyond that another instance starts: a trap then ends at most this many requests.
+const MAX_TOGETHER: u32 = 32;
+
+/// How often a hand that has calls in flight looks whether one of them has outlived its limit without coming back.
+const CHECK: Duration = Duration::from_millis(100);
+
+/// The warm instances of one function.
+#[derive(Default)]
+pub(crate) struct Crew(Mutex<VecDeque<Arc<Hand>>>);
+
+/// One warm instance.
+pub(crate) struct Hand {
+    pub(crate) function: Arc<Function>,
+    pub(crate) meter: Meter,
+    jobs: mpsc::UnboundedSender<Job>,
+    thread: ThreadId,
+    code: Arc<Code>,
+    /// Calls that were given to it and have not ended. Bounds `jobs`.
+    in_flight: AtomicU32,
+    given: AtomicU32,
+    retired: AtomicBool,
+    /// Whether its instance could be made.
+    is_up: AtomicBool,
+    /// CPU time that the guest used while no call was in it, in nanoseconds.
+    unasked_ns: AtomicU64,
+    memory_bytes: AtomicU64,
+    memory_refused: Mutex<Option<ProblemCode>>,
+    /// CPU time since the guest last came back to the host, in nanoseconds.
+    computing_ns: AtomicU64,
+    calls: Mutex<Vec<Arc<Run>>>,
+    /// Calls that were dropped before they ended, since the instance failed.
+    broken_off: Mutex<Vec<Arc<Run>>>,
+    idle: Idle,
+    /// Requests to other hosts that are under way, for all calls together.
+    pub(crate) outbound: AtomicU32,
+}
+
+struct Job {
+    run: Arc<Run>,
+    place: Place,
+    invocation: Invocation,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Gives a request to a hand of this thread that has room, or to a new one.
+pub(super) fn dispatch(
+    code: Arc<Code>,
+    run: Arc<Run>,
+    place: Place,
+    invocation: Invocation,
+    answer: oneshot::Sender<Answer>,
+) {
+    let function = Arc::clone(&run.function);
+    let mut job = Job { run, place, invocation, answer };
+    let here = thread::current().id();
+    let mut hands = function.crew().0.lock().unwrap_or_else(PoisonError::into_inner);
+    for hand in hands.iter().filter(|hand| hand.thread == here && hand.has_room(&code)) {
+        match hand.give(job) {
+            None => return,
+            Some(back) => job = back,
+        }
+    }
+    let (jobs, queue) = mpsc::unbounded_channel();
+    let hand = Arc::new(Hand {
+        function: Arc::clone(&function),
+        meter: Meter::default(),
+        jobs,
+        thread: here,
+        code,
+        in_flight: AtomicU32::new(0),
+        given: AtomicU32::new(0),
+        retired: AtomicBool::new(false),
+        is_up: AtomicBool::new(false),
+        unasked_ns: AtomicU64::new(0),
+        memory_bytes: AtomicU64::new(0),
+        memory_refused: Mutex::default(),
+        computing_ns: AtomicU64::new(0),
+        calls: Mutex::default(),
+        broken_off: Mutex::default(),
+        idle: Idle::default(),
+        outbound: AtomicU32::new(0),
+    });
+    // The queue cannot be closed, since this thread has it.
+    let _ = hand.give(job);
+    hands.push_back(Arc::clone(&hand));
+    drop(hands);
+    tokio::spawn(work(hand, queue));
+}
+
+impl Hand {
+    fn has_room(&self, code: &Arc<Code>) -> bool {
+        !self.retired.load(Relaxed)
+            && Arc::ptr_eq(&self.code, code)
+            && self.in_flight.load(Relaxed) < MAX_TOGETHER
+            && self.given.load(Relaxed) < MAX_REUSE
+            && !self.meter.is_suspended()
+    }
+
+    /// Gives the job back when the hand takes none any more.
+    fn give(&self, job: Job) -> Option<Job> {
+        self.in_flight.fetch_add(1, Relaxed);
+        if let Err(back) = self.jobs.send(job) {
+            self.in_flight.fetch_sub(1, Relaxed);
+            return Some(back.0);
+        }
+        self.given.fetch_add(1, Relaxed);
+        None
+    }
+
+    /// Called at the end of each slice of computing.
+    pub(super) fn check(&self) -> Result<(), Limit> {
+        let limits = &self.function.spec().limits;
+        let computing = Duration::from_nanos(self.computing_ns.load(Relaxed)) + self.meter.current();
+        if computing > limits.cpu { Err(Limit::Cpu) } else { Ok(()) }
+    }
+
+    pub(crate) fn holds_memory(&self, bytes: u64) {
+        self.memory_bytes.store(bytes, Relaxed);
+        for run in self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            run.holds_memory(bytes);
+        }
+    }
+
+    pub(crate) fn refuse_memory(&self, why: ProblemCode) {
+        *self.memory_refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    fn retire(self: &Arc<Self>) {
+        if !self.retired.swap(true, Relaxed) {
+            let mut hands = self.function.crew().0.lock().unwrap_or_else(PoisonError::into_inner);
+            hands.retain(|hand| !Arc::ptr_eq(hand, self));
+        }
+    }
+
+    /// Every call in the instance fails for the same reason.
+    fn fail(&self, error: &wasmtime::Error) {
+        let mut failed = std::mem::take(&mut *self.broken_off.lock().unwrap_or_else(PoisonError::into_inner));
+        failed.extend(self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        for run in &failed {
+            self.fail_one(run, error);
+        }
+    }
+
+    fn fail_one(&self, run: &Run, error: &wasmtime::Error) {
+        if let Some(why) = *self.memory_refused.lock().unwrap_or_else(PoisonError::into_inner) {
+            run.refuse_memory(why);
+        }
+        failure::note(run, error);
+    }
+
+    /// Shares the CPU time of a poll among the calls in flight, and finds one that is beyond its limit.
+    fn charge(&self, spent_ns: u64) -> Option<Limit> {
+        if self.meter.is_suspended() {
+            self.computing_ns.fetch_add(spent_ns, Relaxed);
+        } else {
+            self.computing_ns.store(0, Relaxed);
+            self.meter.start_anew();
+        }
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = spent_ns / (calls.len().max(1) as u64);
+        let limit = self.function.spec().limits.cpu;
+        if calls.is_empty() {
+            // A guest may go on after its response, but not for ever.
+            let unasked = self.unasked_ns.fetch_add(spent_ns, Relaxed) + spent_ns;
+            return (Duration::from_nanos(unasked) > limit).then_some(Limit::Cpu);
+        }
+        let mut over = None;
+        for run in calls.iter() {
+            run.meter.charge_ns(share);
+            if run.meter.cpu() > limit {
+                over = Some(Limit::Cpu);
+            }
+        }
+        over
+    }
+
+    /// Whether a call should have been ended by its own timer and was not, because the guest does not come back.
+    fn is_overdue(&self) -> bool {
+        let timeout = self.function.spec().limits.timeout + CHECK;
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|run| run.started.elapsed() > timeout)
+    }
+}
+
+/// One call of a hand, counted until it is dropped.
+struct Call<'a> {
+    hand: &'a Hand,
+    run: Arc<Run>,
+    has_ended: bool,
+    _place: Place,
+}
+
+impl<'a> Call<'a> {
+    fn begin(hand: &'a Hand, run: Arc<Run>, place: Place) -> Self {
+        run.holds_memory(hand.memory_bytes.load(Relaxed));
+        hand.unasked_ns.store(0, Relaxed);
+        hand.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&run));
+        Self { hand, run, has_ended: false, _place: place }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.hand.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = calls.iter().position(|run| Arc::ptr_eq(run, &self.run)) {
+            let run = calls.swap_remove(index);
+            if !self.has_ended {
+                self.hand.broken_off.lock().unwrap_or_else(PoisonError::into_inner).push(run);
+            }
+        }
+        self.hand.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The life of a hand: until it has served enough, has been idle, or its instance fails.
+async fn work(hand: Arc<Hand>, mut queue: mpsc::UnboundedReceiver<Job>) {
+    let _retire = RetireOnDrop(&hand);
+    let mut failed = None;
+    {
+        let instance = pin!(serve(&hand, &mut queue));
+        let mut instance = pin!(hand.idle.drive(instance));
+        let mut check = tokio::time::interval(CHECK);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        poll_fn(|cx| {
+            let (polled, spent) = hand.meter.poll(&mut instance, cx);
+            let error = match (hand.charge(spent), polled) {
+                (Some(limit), _) => limit.into(),
+                (None, Poll::Ready(Err(error))) => error,
+                (None, Poll::Ready(Ok(()))) => return Poll::Ready(()),
+                (None, Poll::Pending) => {
+                    // The timer only runs while something is in flight; an idle hand sleeps.
+                    while hand.in_flight.load(Relaxed) > 0 && check.poll_tick(cx).is_ready() {
+                        if hand.is_overdue() {
+                            hand.fail(&Limit::Time.into());
+                            failed = Some(Limit::Time.into());
+                            return Poll::Ready(());
+                        }
+                    }
+                    return Poll::Pending;
+                }
+            };
+            // Noted before the instance is dropped, since that wakes those who wait for an answer.
+            hand.fail(&error);
+            failed = Some(error);
+            Poll::Ready(())
+        })
+        .await;
+    }
+    hand.retire();
+    queue.close();
+    while let Ok(Job { run, place, invocation, answer }) = queue.try_recv() {
+        match &failed {
+            // An instance that cannot be made could not be made for the next hand either.
+            Some(error) if !hand.is_up.load(Relaxed) => hand.fail_one(&run, error),
+            // Jobs that had not begun go to another hand.
+            _ => dispatch(Arc::clone(&hand.code), run, place, invocation, answer),
+        }
+    }
+}
+
+/// Takes a hand out of its crew also when its task is dropped.
+struct RetireOnDrop<'a>(&'a Arc<Hand>);
+
+impl Drop for RetireOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.retire();
+    }
+}
+
+/// Ends when the instance is of no more use: it was idle for long, there is no room for idle ones, or the guest does not
+/// come to an end of what it does after its responses.
+async fn until_useless(accessor: &Accessor<GuestState>, hand: &Hand) {
+    let runtime = hand.function.runtime();
+    {
+        // Without a call nobody else keeps the clock going that interrupts guests.
+        let _ticking = runtime.ticking();
+        let at_rest = poll_fn(|cx| accessor.poll_no_interesting_tasks(cx));
+        if tokio::time::timeout(hand.function.spec().limits.timeout, at_rest).await.is_err() {
+            return;
+        }
+    }
+    if let Some(_idle) = IdleInstance::begin(runtime) {
+        tokio::time::sleep(WARM_IDLE).await;
+    }
+}
+
+async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wasmtime::Result<()> {
+    let Entry::Http03(pre) = &hand.code.entry else { wasmtime::bail!("not an HTTP 0.3 component") };
+    let began = Instant::now();
+    let mut store = state::store(&hand.code, GuestState::new(&hand.function, Owner::Hand(Arc::clone(hand))));
+    let service = pre.instantiate_async(&mut store).await?;
+    hand.function.metrics().instantiated(began.elapsed());
+    hand.is_up.store(true, Relaxed);
+    store
+        .run_concurrent(async |accessor| {
+            let mut calls = FuturesUnordered::new();
+            while !(hand.retired.load(Relaxed) && calls.is_empty() && queue.is_empty()) {
+                let is_idle = calls.is_empty();
+                tokio::select! {
+                    biased;
+                    Some(ended) = calls.next(), if !is_idle => ended?,
+                    Some(job) = queue.recv() => calls.push(serve_one(accessor, &service, hand, job)),
+                    () = until_useless(accessor, hand), if is_idle => break,
+                }
+                if hand.given.load(Relaxed) >= MAX_REUSE {
+                    hand.retire();
+                }
+            }
+            wasmtime::error::Ok(())
+        })
+        .await?
+}
+
+/// One call, until its response is through.
+async fn serve_one(
+    accessor: &Accessor<GuestState>,
+    service: &Service,
+    hand: &Arc<Hand>,
+    job: Job,
+) -> wasmtime::Result<()> {
+    let Job { run, place, invocation, answer } = job;
+    let mut call = Call::begin(hand, Arc::clone(&run), place);
+    let (sent, through) = oneshot::channel();
+    let whole = async {
+        let is_wanted = http03::call(accessor, service, &run, &hand.idle, invocation, answer, Some(sent)).await?;
+        // The sender is dropped with the response body.
+        let _ = through.await;
+        wasmtime::error::Ok(is_wanted)
+    };
+    let deadline = run.started + hand.function.spec().limits.timeout;
+    match tokio::time::timeout_at(deadline.into(), whole).await {
+        Ok(Ok(is_wanted)) => {
+            call.has_ended = true;
+            if !is_wanted {
+                // The guest goes on with what nobody waits for; it takes no more, and goes when the others end.
+                hand.retire();
+            }
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            call.has_ended = true;
+            // The guest cannot be made to give up one call, so this instance takes no more and goes when the others end.
+            failure::note_timeout(&run);
+            hand.retire();
+            Ok(())
+        }
+    }
+}

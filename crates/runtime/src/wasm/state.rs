@@ -1,0 +1,390 @@
+//! What one sandbox holds on the host's side, and the interfaces that a guest may import.
+
+use std::sync::{Arc, atomic::AtomicU32};
+
+use http::{HeaderName, Request, Response};
+use minnow_model::{LogSource, RequestId, problem::Code as ProblemCode};
+use wasmtime::{
+    ResourceLimiter, Store, StoreContextMut, UpdateDeadline,
+    component::{Linker, ResourceTable},
+};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+use super::{Code, Flavor, failure::Limit, output::LogStream, reuse03::Hand};
+use crate::{
+    Function,
+    meter::{Meter, Run},
+    runtime::MemoryBudget,
+    worker,
+};
+
+/// Handles that a guest may hold at once (streams, requests, fields, pollables): far beyond what a request needs. Together
+/// with the two bounds below it keeps what a guest can take of the host's memory, outside its own, within some 64 MiB.
+const MAX_HANDLES: usize = 1_000;
+
+/// The size of the header fields a guest may build, in bytes, counted as wasmtime counts them (in memory, not on the wire).
+/// hyper writes at most what the guest sets, so this is what keeps a response head bounded.
+const MAX_FIELDS_BYTES: usize = 64 << 10;
+
+/// What a guest may write to a body at once, in bytes; two such pieces may wait for the client.
+const BODY_PIECE_BYTES: usize = 64 << 10;
+
+/// What one call may have the host copy out of the guest, in bytes. Bodies go in pieces, so this is ample.
+const HOSTCALL_BYTES: usize = 16 << 20;
+
+/// Random bytes that a guest gets in one call: they are made without a look at the clock.
+const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// The data of a wasmtime store: one sandbox.
+pub(crate) struct GuestState {
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    /// Made when the guest first uses one of its interfaces: a hello-world never does.
+    wasi: Option<Box<WasiCtx>>,
+    /// Where the guest's output goes; a guest keeps these streams from one request to the next.
+    output: Vec<LogStream>,
+    /// Set for core modules only.
+    p1: Option<Box<WasiP1Ctx>>,
+    pub(super) memory: MemoryLimit,
+}
+
+/// Whom a sandbox works for.
+#[derive(Clone)]
+pub(crate) enum Owner {
+    /// Nobody: a warm instance between two requests.
+    None,
+    /// One invocation.
+    Run(Arc<Run>),
+    /// Several invocations at once (WASI 0.3 with `instances = "reuse"`).
+    Hand(Arc<Hand>),
+}
+
+impl Owner {
+    pub(crate) fn function(&self) -> Option<&Arc<Function>> {
+        match self {
+            Self::None => None,
+            Self::Run(run) => Some(&run.function),
+            Self::Hand(hand) => Some(&hand.function),
+        }
+    }
+
+    /// The request to which a line that the guest prints belongs, where that can be known.
+    pub(crate) fn request_id(&self) -> Option<RequestId> {
+        match self {
+            Self::Run(run) => Some(run.id),
+            Self::Hand(_) | Self::None => None,
+        }
+    }
+
+    /// Counts the requests to other hosts that are under way.
+    pub(crate) fn outbound(&self) -> Option<&AtomicU32> {
+        match self {
+            Self::None => None,
+            Self::Run(run) => Some(&run.outbound),
+            Self::Hand(hand) => Some(&hand.outbound),
+        }
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        match self {
+            Self::None => None,
+            Self::Run(run) => Some(&run.meter),
+            Self::Hand(hand) => Some(&hand.meter),
+        }
+    }
+
+    fn check_cpu(&self) -> Result<(), Limit> {
+        match self {
+            Self::None => Err(Limit::NoInvocation),
+            Self::Run(run) if run.meter.cpu() > run.function.spec().limits.cpu => Err(Limit::Cpu),
+            Self::Run(_) => Ok(()),
+            Self::Hand(hand) => hand.check(),
+        }
+    }
+
+    fn holds_memory(&self, bytes: u64) {
+        match self {
+            Self::None => {}
+            Self::Run(run) => run.holds_memory(bytes),
+            Self::Hand(hand) => hand.holds_memory(bytes),
+        }
+    }
+
+    fn refuse_memory(&self, why: ProblemCode) {
+        match self {
+            Self::None => {}
+            Self::Run(run) => run.refuse_memory(why),
+            Self::Hand(hand) => hand.refuse_memory(why),
+        }
+    }
+}
+
+impl GuestState {
+    /// The state of a new sandbox of `function`.
+    pub(super) fn new(function: &Function, owner: Owner) -> Self {
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_FIELDS_BYTES);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self {
+            table,
+            http,
+            memory: MemoryLimit {
+                limit: function.spec().limits.memory_bytes,
+                used: 0,
+                budget: Arc::clone(&function.runtime().memory),
+                owner: owner.clone(),
+            },
+            hooks: Hooks { owner },
+            wasi: None,
+            output: Vec::new(),
+            p1: None,
+        }
+    }
+
+    /// The sandbox goes on with another invocation, or with none while it waits.
+    pub(super) fn serve(&mut self, owner: Owner) {
+        owner.holds_memory(self.memory.used);
+        self.memory.owner.clone_from(&owner);
+        for stream in &self.output {
+            stream.set_owner(&owner);
+        }
+        self.hooks.owner = owner;
+    }
+
+    /// Uses this context for a command instead of the default one.
+    pub(super) fn set_wasi(&mut self, wasi: WasiCtx) {
+        self.wasi = Some(Box::new(wasi));
+    }
+
+    /// Uses this context for a core module.
+    pub(super) fn set_p1(&mut self, p1: WasiP1Ctx) {
+        self.p1 = Some(Box::new(p1));
+    }
+}
+
+/// Makes a store for `code` that counts its CPU time, memory and handles.
+pub(super) fn store(code: &Code, state: GuestState) -> Store<GuestState> {
+    let mut store = Store::new(code.engine(), state);
+    store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(HOSTCALL_BYTES);
+    store.set_max_component_handles(MAX_HANDLES);
+    if let Some(tasks) = store.concurrent_resource_table() {
+        tasks.set_max_capacity(MAX_HANDLES);
+    }
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(end_of_slice);
+    store
+}
+
+/// Called when a guest has run for a slice: stops it when its CPU time is used up, else has it wait for its next turn.
+fn end_of_slice(store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<UpdateDeadline> {
+    let owner = store.data().hooks.owner.clone();
+    owner.check_cpu()?;
+    if let Some(meter) = owner.meter() {
+        meter.suspend();
+    }
+    Ok(UpdateDeadline::YieldCustom(
+        1,
+        Box::pin(async move {
+            let turn = worker::next_turn().await;
+            if let Some(meter) = owner.meter() {
+                meter.resume(turn);
+            }
+        }),
+    ))
+}
+
+/// Counts all linear memories and tables of a sandbox together.
+pub(super) struct MemoryLimit {
+    limit: u64,
+    used: u64,
+    /// What all sandboxes of the node may take together.
+    budget: Arc<MemoryBudget>,
+    owner: Owner,
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        self.budget.give_back(self.used);
+    }
+}
+
+/// What one table element takes on a 64-bit host, in bytes.
+const TABLE_ELEMENT_BYTES: usize = 8;
+
+impl MemoryLimit {
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let more = desired.saturating_sub(current) as u64;
+        let wanted = self.used.saturating_add(more);
+        if wanted > self.limit {
+            self.owner.refuse_memory(ProblemCode::MemoryLimit);
+            return false;
+        }
+        if !self.budget.take(more) {
+            self.owner.refuse_memory(ProblemCode::NodeOverloaded);
+            return false;
+        }
+        self.used = wanted;
+        self.owner.holds_memory(wanted);
+        true
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current, desired))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+}
+
+/// What wasi:http asks the node.
+pub(super) struct Hooks {
+    owner: Owner,
+}
+
+/// The answer to an outbound request, and what goes on with it afterwards.
+type Sent =
+    wasmtime_wasi_http::Result<(Response<WasiBody>, Box<dyn Future<Output = wasmtime_wasi_http::Result<()>> + Send>)>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _failed: Box<dyn Future<Output = wasmtime_wasi_http::Result<()>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        let owner = self.owner.clone();
+        Box::new(async move {
+            let Some(function) = owner.function() else { return Err(wasmtime_wasi_http::Error::HttpRequestDenied) };
+            let response = function.runtime().egress.send(&owner, request, options).await?;
+            Ok((response, Box::new(async { Ok(()) }) as Box<dyn Future<Output = _> + Send>))
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE_BYTES
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE_BYTES
+    }
+
+    fn p2_error_from_hyper(
+        &mut self,
+        _error: &hyper::Error,
+    ) -> wasmtime_wasi_http::p2::bindings::http::types::ErrorCode {
+        wasmtime_wasi_http::p2::bindings::http::types::ErrorCode::ConnectionTerminated
+    }
+}
+
+impl WasiHttpView for GuestState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let (owner, output) = (&self.hooks.owner, &mut self.output);
+        let ctx = self.wasi.get_or_insert_with(|| {
+            *output = vec![LogStream::new(owner, LogSource::Stdout), LogStream::new(owner, LogSource::Stderr)];
+            Box::new(wasi(owner, output))
+        });
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+impl wasmtime_wasi_io::IoView for GuestState {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
+/// What a guest sees of the world: its env, clocks and random numbers; what it prints goes to the log. No files, no
+/// sockets, no names, no arguments.
+fn wasi(owner: &Owner, output: &[LogStream]) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    restrict(&mut wasi);
+    if let Some(function) = owner.function() {
+        for (key, value) in function.spec().env.iter() {
+            wasi.env(key, value);
+        }
+    }
+    if let [stdout, stderr] = output {
+        wasi.stdout(stdout.clone()).stderr(stderr.clone());
+    }
+    wasi.build()
+}
+
+/// What holds for every guest: no network of its own, random bytes in bounded pieces.
+pub(super) fn restrict(wasi: &mut WasiCtxBuilder) {
+    wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(MAX_RANDOM_BYTES);
+}
+
+/// Links everything that a component may import.
+pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) -> wasmtime::Result<()> {
+    use wasmtime_wasi::{
+        cli::{WasiCli, WasiCliView as _},
+        clocks::{WasiClocks, WasiClocksView as _},
+        filesystem::{WasiFilesystem, WasiFilesystemView as _},
+        p2::bindings::{cli, clocks, filesystem, random, sockets},
+        random::{WasiRandom, WasiRandomView as _},
+        sockets::{WasiSockets, WasiSocketsView as _},
+    };
+    type S = GuestState;
+    let l = linker;
+    // Streams and pollables need no WASI context, so they must not make one: hence not `p2::add_to_linker_async`.
+    wasmtime_wasi_io::add_to_linker_async(l)?;
+    clocks::wall_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    random::random::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    random::insecure::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    random::insecure_seed::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    cli::exit::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::environment::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::terminal_input::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::terminal_output::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::terminal_stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::terminal_stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    cli::terminal_stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    // Linked so that programs built with a standard library load; every address is refused.
+    sockets::tcp::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    sockets::udp::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    sockets::instance_network::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    sockets::network::add_to_linker::<S, WasiSockets>(l, &sockets::network::LinkOptions::default(), S::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(l)?;
+    if flavor == Flavor::Async {
+        wasmtime_wasi::p3::add_to_linker(l)?;
+        wasmtime_wasi_http::p3::add_to_linker(l)?;
+    }
+    Ok(())
+}
+
+/// Links WASI preview 1 for core modules.
+pub(super) fn link_module(linker: &mut wasmtime::Linker<GuestState>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p1::add_to_linker_async(linker, |state: &mut GuestState| {
+        let p1 = &mut state.p1;
+        // A core module's sandbox is always given a context before it is instantiated; a default one has no grants.
+        p1.get_or_insert_with(|| Box::new(WasiCtx::builder().build_p1()))
+    })
+}

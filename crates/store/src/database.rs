@@ -1,0 +1,371 @@
+//! The node's database: SQLite in WAL mode. One thread writes, a few connections read beside it.
+//!
+//! A write is answered after its transaction is on the disk (`synchronous=FULL`). Writes that wait while another is being
+//! synced share the next sync (group commit), each in a savepoint of its own, so that one that fails takes no other along.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::StoreError;
+
+/// Writes that may wait for the writer thread. Callers beyond it wait to enqueue, which is the back-pressure.
+const WAITING_WRITES: usize = 256;
+/// Writes that share one commit. Bounds how long the first one waits for the last.
+const GROUPED_WRITES: usize = 64;
+/// Connections that read. Reads are short and the control API is not the hot path.
+const READERS: usize = 2;
+/// How long a connection waits for a lock that another one holds. Only checkpoints and backups hold one for long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open database. Dropping it ends the writer thread after the writes that wait.
+pub struct Database {
+    /// `None` only while the value is dropped.
+    writes: Option<mpsc::Sender<Job>>,
+    writer: Option<thread::JoinHandle<()>>,
+    readers: Mutex<Vec<Connection>>,
+    /// One permit for each connection in `readers`.
+    reading: Semaphore,
+    path: PathBuf,
+}
+
+/// Runs in a savepoint of the group's transaction; answers after the group's commit.
+type Job = Box<dyn FnOnce(&Connection) -> Ran + Send>;
+
+/// What a job came to inside its savepoint.
+struct Ran {
+    keep: bool,
+    /// Tells the caller, given whether the commit succeeded.
+    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+impl Database {
+    /// Opens the database at `path`, creating it where it does not exist, and brings it to the newest schema: each of
+    /// `migrations` is a batch of SQL that has run once, in order. Entries may be appended, never changed. Blocking.
+    pub fn open(path: &Path, migrations: &[&str]) -> Result<Self, StoreError> {
+        let name = |error: rusqlite::Error| at(path, error.into());
+        let mut connection = Connection::open(path).map_err(name)?;
+        configure(&connection).map_err(name)?;
+        migrate(&mut connection, migrations).map_err(|error| at(path, error))?;
+        let mut readers = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            let reader = Connection::open(path).map_err(name)?;
+            configure(&reader).map_err(name)?;
+            reader.pragma_update(None, "query_only", true).map_err(name)?;
+            readers.push(reader);
+        }
+        let (writes, jobs) = mpsc::channel(WAITING_WRITES);
+        let writer = thread::Builder::new()
+            .name("database".into())
+            .spawn(move || write_jobs(connection, jobs))
+            .map_err(|error| StoreError::io(path, error))?;
+        Ok(Self {
+            writes: Some(writes),
+            writer: Some(writer),
+            readers: Mutex::new(readers),
+            reading: Semaphore::new(READERS),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Runs `work` in a transaction and answers once it is durable. When `work` fails, nothing of it is kept. A write
+    /// that was begun goes on when the caller stops waiting for it.
+    pub async fn write<T, E>(&self, work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let path = self.path.clone();
+        let job: Job = Box::new(move |connection| {
+            let result = catch_unwind(AssertUnwindSafe(|| work(connection)));
+            let keep = matches!(result, Ok(Ok(_)));
+            let answer = move |committed: Result<(), StoreError>| {
+                // The caller may have gone; the write stands.
+                let _ = tell.send(match (result, committed) {
+                    (Ok(Ok(_)), Err(error)) => Ok(Err(E::from(name_path(&path, error)))),
+                    (result, _) => result,
+                });
+            };
+            Ran { keep, answer: Box::new(answer) }
+        });
+        let writes = self.writes.as_ref().ok_or(StoreError::Stopped)?;
+        writes.send(job).await.map_err(|_| StoreError::Stopped)?;
+        match told.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => Err(StoreError::Stopped.into()),
+        }
+    }
+
+    /// Runs `work` on a connection that can only read, on a thread that may wait. It sees every write that was
+    /// answered before.
+    pub async fn read<T, E>(&self, work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let _permit = self.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
+        let connection = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        // A caller that stopped waiting, or work that panicked, took its connection along; this opens another.
+        let connection = match connection {
+            Some(connection) => connection,
+            None => self.reopen()?,
+        };
+        let ran = tokio::task::spawn_blocking(move || {
+            let result = work(&connection);
+            (connection, result)
+        });
+        match ran.await {
+            Ok((connection, result)) => {
+                self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                result
+            }
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(StoreError::Stopped.into()),
+            },
+        }
+    }
+
+    fn reopen(&self) -> Result<Connection, StoreError> {
+        let open = || {
+            let reader = Connection::open(&self.path)?;
+            configure(&reader)?;
+            reader.pragma_update(None, "query_only", true)?;
+            Ok(reader)
+        };
+        open().map_err(|error: rusqlite::Error| at(&self.path, error.into()))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            // The thread ends by itself once the channel is closed; it never panics, since jobs are caught.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Puts the database's path into an error that names it.
+fn name_path(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt { detail, .. } => StoreError::Corrupt { path: path.to_owned(), detail },
+        error => error,
+    }
+}
+
+fn at(path: &Path, error: StoreError) -> StoreError {
+    name_path(path, error)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // FULL syncs the log at each commit; NORMAL could lose the last ones when the power fails.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // After a burst of writes the log file shrinks back to this, in bytes.
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    // The registry prepares more statements than the default 16.
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Runs the migrations that `user_version` says are missing, each in its own transaction.
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > migrations.len() {
+        return Err(StoreError::NewerSchema { found, known: migrations.len() });
+    }
+    for (index, sql) in migrations.iter().enumerate().skip(found) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// The writer thread: takes all the writes that wait, up to [`GROUPED_WRITES`], and commits them together.
+fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+    let mut group = Vec::with_capacity(GROUPED_WRITES);
+    while jobs.blocking_recv_many(&mut group, GROUPED_WRITES) > 0 {
+        let mut ran = Vec::with_capacity(group.len());
+        let committed = commit(&mut connection, &mut group, &mut ran);
+        if let Err(error) = &committed {
+            tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
+        }
+        // What is left in the group never ran; dropping it tells its callers.
+        group.clear();
+        let mut error = committed.err();
+        for Ran { answer, .. } in ran {
+            answer(match error.take() {
+                None => Ok(()),
+                Some(first) => {
+                    let (first, second) = split(first);
+                    error = Some(second);
+                    Err(first)
+                }
+            });
+        }
+    }
+}
+
+/// Every write of a failed group gets the error. SQLite's errors cannot be cloned, so the copies carry what a caller acts on.
+fn split(error: StoreError) -> (StoreError, StoreError) {
+    match error {
+        StoreError::Full => (StoreError::Full, StoreError::Full),
+        StoreError::Corrupt { path, detail } => {
+            (StoreError::Corrupt { path: path.clone(), detail: detail.clone() }, StoreError::Corrupt { path, detail })
+        }
+        StoreError::Database(rusqlite::Error::SqliteFailure(code, text)) => (
+            StoreError::Database(rusqlite::Error::SqliteFailure(code, text.clone())),
+            StoreError::Database(rusqlite::Error::SqliteFailure(code, text)),
+        ),
+        error => (error, StoreError::Aborted),
+    }
+}
+
+fn commit(connection: &mut Connection, group: &mut Vec<Job>, ran: &mut Vec<Ran>) -> Result<(), StoreError> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for job in group.drain(..) {
+        let savepoint = transaction.savepoint()?;
+        let result = job(&savepoint);
+        let keep = result.keep;
+        ran.push(result);
+        // A full disk or an I/O error makes SQLite roll the whole transaction back, with the writes before this one. The
+        // write that met it answers with the error itself.
+        if savepoint.is_autocommit() {
+            return Err(StoreError::Aborted);
+        }
+        if keep {
+            savepoint.commit()?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: &[&str] = &["CREATE TABLE item (name TEXT PRIMARY KEY) STRICT"];
+
+    #[derive(Debug, thiserror::Error)]
+    enum Failure {
+        #[error(transparent)]
+        Store(#[from] StoreError),
+        #[error("refused")]
+        Refused,
+    }
+
+    impl From<rusqlite::Error> for Failure {
+        fn from(error: rusqlite::Error) -> Self {
+            Self::Store(error.into())
+        }
+    }
+
+    fn insert(connection: &Connection, name: &str) -> Result<(), Failure> {
+        connection.execute("INSERT INTO item VALUES (?1)", [name])?;
+        Ok(())
+    }
+
+    async fn names(database: &Database) -> Vec<String> {
+        database
+            .read(|connection| -> Result<Vec<String>, StoreError> {
+                let mut statement = connection.prepare("SELECT name FROM item ORDER BY name")?;
+                Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+            })
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn writes_are_there_after_opening_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        let database = Database::open(&path, SCHEMA).unwrap();
+        database.write(|connection| insert(connection, "one")).await.unwrap();
+        assert_eq!(names(&database).await, ["one"]);
+        drop(database);
+        assert_eq!(names(&Database::open(&path, SCHEMA).unwrap()).await, ["one"]);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_or_panics_keeps_nothing_and_hurts_no_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let database = std::sync::Arc::new(Database::open(&temp.path().join("a.db"), SCHEMA).unwrap());
+        let mut writes = Vec::new();
+        for number in 0..200 {
+            let database = std::sync::Arc::clone(&database);
+            writes.push(tokio::spawn(async move {
+                database
+                    .write(move |connection| {
+                        insert(connection, &format!("{number:03}"))?;
+                        match number % 10 {
+                            3 => Err(Failure::Refused),
+                            7 => panic!("on purpose"),
+                            _ => Ok(()),
+                        }
+                    })
+                    .await
+            }));
+        }
+        let mut kept = 0;
+        for write in writes {
+            kept += usize::from(matches!(write.await, Ok(Ok(()))));
+        }
+        assert_eq!(kept, 160);
+        let names = names(&database).await;
+        assert_eq!(names.len(), 160);
+        assert!(!names.iter().any(|name| name.ends_with('3') || name.ends_with('7')));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_apart_and_the_next_write_works() {
+        let temp = tempfile::tempdir().unwrap();
+        let database = Database::open(&temp.path().join("a.db"), SCHEMA).unwrap();
+        database
+            .write(|connection| -> Result<(), Failure> {
+                Ok(connection.pragma_update_and_check(None, "max_page_count", 10, |_| Ok(()))?)
+            })
+            .await
+            .unwrap();
+        let long = "x".repeat(100_000);
+        let error = database.write(move |connection| insert(connection, &long)).await.unwrap_err();
+        assert!(matches!(error, Failure::Store(StoreError::Full)), "{error:?}");
+        database.write(|connection| insert(connection, "small")).await.unwrap();
+        assert_eq!(names(&database).await, ["small"]);
+    }
+
+    #[test]
+    fn migrations_run_once_and_a_newer_schema_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        let newer = [SCHEMA[0], "ALTER TABLE item ADD COLUMN size INTEGER"];
+        drop(Database::open(&path, SCHEMA).unwrap());
+        drop(Database::open(&path, &newer).unwrap());
+        drop(Database::open(&path, &newer).unwrap());
+        assert!(matches!(Database::open(&path, SCHEMA), Err(StoreError::NewerSchema { found: 2, known: 1 })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_reported_as_damage() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+        let Err(error) = Database::open(&path, SCHEMA) else { panic!("opened") };
+        assert!(error.to_string().contains("a.db") && error.to_string().contains("backup"), "{error}");
+    }
+}

@@ -1,0 +1,17 @@
+//! Where a node keeps what it acknowledged. Everything that a call here has answered with `Ok` survives `kill -9`.
+//!
+//! Read in this order: [`data_dir`] (the folder, its lock and its format), [`blobs`] (content by its digest),
+//! [`database`] (everything else, in SQLite), [`error`] (what can go wrong, in the words of the caller).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod blobs;
+pub mod data_dir;
+pub mod database;
+pub mod error;
+
+pub use blobs::{BlobWriter, Blobs, StoredBlob, Written};
+pub use data_dir::{DataDir, DataDirError};
+pub use database::Database;
+pub use error::StoreError;
+pub use rusqlite;

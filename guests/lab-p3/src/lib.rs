@@ -1,0 +1,137 @@
+//! The end-to-end tests' guest for wasi:http 0.3. The path picks what it does; `/` lists the paths.
+//!
+//! Its calls run concurrently in one instance where the host lets them, which `/together` proves.
+
+mod answer;
+mod fetch;
+mod together;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::exports::http::handler::Guest;
+use wasip3::http::types::{ErrorCode, Request, Response};
+use wasip3::random::random::get_random_u64;
+use wasip3::spawn_local;
+use wasip3::wit_bindgen::StreamResult;
+use wasip3::wit_future;
+
+const PATHS: &str = "/hello /echo /sse?n=N&ms=M /state /together?n=N /loop /sleep?ms=N /panic /fetch?url=U\n";
+const CHUNK_BYTES: usize = 64 * 1024;
+
+struct Lab;
+
+impl Guest for Lab {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let target = request.get_path_with_query().unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        Ok(match path {
+            "/" => answer::text(200, PATHS),
+            "/hello" => answer::text(200, "Hello, World!\n"),
+            "/echo" => echo(request),
+            "/sse" => events(number(query, "n", 5), number(query, "ms", 100)),
+            "/state" => state(),
+            "/together" => together::meet(number(query, "n", 2)).await,
+            "/loop" => spin(),
+            "/sleep" => {
+                let ms = number(query, "ms", 100);
+                sleep_ms(ms).await;
+                answer::json(200, &json!({ "slept_ms": ms }))
+            }
+            "/panic" => panic!("the lab panics, as it was asked to"),
+            "/fetch" => fetch::get(&text(query, "url")).await,
+            _ => answer::text(404, "no such path\n"),
+        })
+    }
+}
+
+wasip3::http::service::export!(Lab);
+
+/// Copies the body through the guest, chunk by chunk, while the response is already on its way.
+fn echo(request: Request) -> Response {
+    let (_, received) = wit_future::new(|| Ok(()));
+    let (mut input, _trailers) = Request::consume_body(request, received);
+    let (response, mut body) = answer::start(200, "application/octet-stream");
+    spawn_local(async move {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        loop {
+            let (result, bytes) = input.read(chunk).await;
+            if !bytes.is_empty() {
+                chunk = body.write_all(bytes).await;
+                if !chunk.is_empty() {
+                    return; // the client has gone
+                }
+                chunk.reserve(CHUNK_BYTES);
+            } else {
+                chunk = bytes;
+            }
+            if !matches!(result, StreamResult::Complete(_)) {
+                return;
+            }
+        }
+    });
+    response
+}
+
+fn events(count: u64, interval_ms: u64) -> Response {
+    let (response, mut body) = answer::start(200, "text/event-stream");
+    spawn_local(async move {
+        for id in 1..=count {
+            if id > 1 {
+                sleep_ms(interval_ms).await;
+            }
+            let event = format!("id: {id}\ndata: event {id}\n\n");
+            if !body.write_all(event.into_bytes()).await.is_empty() {
+                return; // the client has gone
+            }
+        }
+    });
+    response
+}
+
+/// Counts the calls that this instance has answered, so a second call tells whether it was reused.
+fn state() -> Response {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    answer::json(200, &json!({ "count": count, "instance": instance() }))
+}
+
+/// A name for this instance: drawn once, the same for all of its calls.
+pub fn instance() -> String {
+    static INSTANCE: AtomicU64 = AtomicU64::new(0);
+    if INSTANCE.load(Ordering::Relaxed) == 0 {
+        INSTANCE.store(get_random_u64().max(1), Ordering::Relaxed);
+    }
+    format!("{:016x}", INSTANCE.load(Ordering::Relaxed))
+}
+
+fn spin() -> ! {
+    let mut rounds: u64 = 0;
+    loop {
+        rounds = std::hint::black_box(rounds.wrapping_add(1));
+    }
+}
+
+pub async fn sleep_ms(ms: u64) {
+    wait_for(ms.saturating_mul(1_000_000)).await;
+}
+
+fn number(query: &str, name: &str, default: u64) -> u64 {
+    text(query, name).parse().unwrap_or(default)
+}
+
+/// A parameter's value, percent-decoded; empty where it is absent.
+fn text(query: &str, name: &str) -> String {
+    let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let bytes = found.unwrap_or_default().as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let hex = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        decoded.push(hex.unwrap_or(bytes[at]));
+        at += if hex.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}

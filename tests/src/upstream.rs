@@ -1,0 +1,88 @@
+//! Servers that a node talks to: what functions call, and a collector of spans.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span};
+use prost::Message as _;
+
+/// A request that arrived: the lines of its head, in lower case, and its body.
+pub type Received = (Vec<String>, Vec<u8>);
+
+/// An HTTP/1.1 server on loopback that answers every request with 200 and a text, and remembers them.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    connections: usize,
+    requests: Vec<Received>,
+}
+
+impl Upstream {
+    /// Starts one. It ends with the tests.
+    pub fn start(text: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = Self { address: listener.local_addr().unwrap(), seen: Arc::default() };
+        let seen = Arc::clone(&upstream.seen);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let seen = Arc::clone(&seen);
+                seen.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
+                thread::spawn(move || serve(stream, text, &seen));
+            }
+        });
+        upstream
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).connections
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<Received> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
+    }
+
+    /// The spans in every request so far, where this is a collector (OTLP over HTTP).
+    pub fn spans(&self) -> Vec<Span> {
+        let requests = self.requests();
+        let exports = requests.iter().map(|(_, body)| ExportTraceServiceRequest::decode(&**body).unwrap());
+        let resources = exports.flat_map(|export| export.resource_spans);
+        resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
+    }
+
+    /// A URL of this server.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+fn serve(stream: TcpStream, text: &str, seen: &Mutex<Seen>) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let lines = stream.by_ref().lines().map_while(Result::ok);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+        if head.is_empty() {
+            return;
+        }
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        if stream.read_exact(&mut body).is_err() {
+            return;
+        }
+        seen.lock().unwrap_or_else(PoisonError::into_inner).requests.push((head, body));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `minnow dev`, and the examples that it runs.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use minnow_tests::{Answer, App, Cli, Connection, Request, eventually, guest, repository, until, wasm};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// `minnow dev` in a folder.
+struct Dev {
+    child: Child,
+    http: SocketAddr,
+    admin: SocketAddr,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Dev {
+    fn start(dir: &Path) -> Self {
+        let cli = Cli::new();
+        let mut command = cli.command(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = cli.start(command);
+        let printed = Arc::new(Mutex::new(String::new()));
+        let collect = |from: Box<dyn std::io::Read + Send>| {
+            let printed = Arc::clone(&printed);
+            thread::spawn(move || {
+                for line in BufReader::new(from).lines().map_while(Result::ok) {
+                    printed.lock().unwrap().push_str(&format!("{line}\n"));
+                }
+            });
+        };
+        collect(Box::new(child.stdout.take().unwrap()));
+        collect(Box::new(child.stderr.take().unwrap()));
+        let (http, admin) = eventually("dev says where the app is", || {
+            assert!(child.try_wait().unwrap().is_none(), "dev ended:\n{}", printed.lock().unwrap());
+            let printed = printed.lock().unwrap();
+            let address = |after: &str, end: &str| {
+                let line = printed.lines().find(|line| line.trim().starts_with(after))?;
+                line.trim().strip_prefix(after)?.strip_suffix(end)?.parse().ok()
+            };
+            let admin = address("control API  http://", "/v1")?;
+            // The line before the one of the host name.
+            let http = printed
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("http://")?.strip_suffix('/')?.parse().ok())?;
+            printed.contains("Next").then_some((http, admin))
+        });
+        Self { child, http, admin, printed }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        Connection::open(self.http).unwrap().exchange(&Request::get("localhost:1", path)).unwrap().rest().unwrap()
+    }
+
+    fn printed(&self) -> String {
+        self.printed.lock().unwrap().clone()
+    }
+
+    /// Waits until a request is answered by this text.
+    #[track_caller]
+    fn wait_for(&self, path: &str, text: &str) {
+        until(&format!("{path} answers `{text}`"), || self.get(path).text().contains(text));
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("dev printed:\n{}", self.printed());
+        }
+    }
+}
+
+/// Copies a folder without what `dev` and Cargo left in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() == ".minnow" || entry.file_name() == "target" {
+            continue;
+        }
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_tour_runs_and_follows_its_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&repository().join("examples/tour"), folder.path());
+    let dev = Dev::start(folder.path());
+    let printed = dev.printed();
+    for part in
+        ["tour@0.1.0-dev.1", "http://tour.localhost:", "/hello/{name}", "/api/{*rest}", "/cgi/{*rest}", "/static"]
+    {
+        assert!(printed.contains(part), "`{part}` is not in {printed}");
+    }
+    // What its README asks for.
+    assert!(dev.get("/").ok().contains("<h1"));
+    assert!(dev.get("/hello/Ada").ok().contains("Ada"));
+    dev.get("/api").ok();
+    assert!(dev.get("/api/hello?name=Ada").ok().contains("Ada"));
+    dev.get("/api/time").ok();
+    dev.get("/cgi").ok();
+    let send = |path: &str, body: &str| {
+        let request = Request::get("localhost:1", path).method("POST").body(body);
+        Connection::open(dev.http).unwrap().exchange(&request).unwrap().rest().unwrap().ok()
+    };
+    assert_eq!(send("/api/echo", "small fish"), "small fish");
+    assert!(send("/cgi/shout", "small fish").contains("SMALL FISH"));
+    let mut clock = Connection::open(dev.http).unwrap().exchange(&Request::get("localhost:1", "/api/clock")).unwrap();
+    clock.read_until("data:");
+    drop(clock);
+    assert_eq!(dev.get("/static/logo.svg").header("content-type"), Some("image/svg+xml"));
+    dev.get("/nowhere").problem(404, "no_route");
+
+    // A static file, the environment, and the code.
+    fs::write(folder.path().join("static/style.css"), "body { color: teal }").unwrap();
+    dev.wait_for("/static/style.css", "teal");
+    let manifest = folder.path().join("minnow.toml");
+    let changed = fs::read_to_string(&manifest).unwrap().replace("\"Ahoy\"", "\"Howdy\"");
+    fs::write(&manifest, &changed).unwrap();
+    dev.wait_for("/hello/Ada", "Howdy");
+    fs::write(folder.path().join("functions/pages/pages.wasm"), wasm::cgi("another program")).unwrap();
+    dev.wait_for("/", "another program");
+
+    // A mistake in the manifest is shown, and the version before keeps serving.
+    fs::write(&manifest, format!("colour = 1\n{changed}")).unwrap();
+    until("the mistake is shown", || dev.printed().contains("unknown key `colour`"));
+    until("it says what goes on", || dev.printed().contains("the version before keeps serving"));
+    dev.get("/").ok();
+    fs::write(&manifest, changed.replace("Howdy", "Hello again")).unwrap();
+    until("it goes on when the mistake is mended", || dev.printed().contains("dev.5"));
+    assert!(!dev.printed().contains('\u{1b}'), "colours are for terminals");
+
+    // Ctrl-C ends it.
+    let mut dev = dev;
+    kill_process(Pid::from_raw(dev.child.id() as i32).unwrap(), Signal::INT).unwrap();
+    let ended = eventually("dev ends", || dev.child.try_wait().unwrap());
+    assert!(ended.success());
+    assert_eq!(fs::read_to_string(folder.path().join(".minnow/.gitignore")).unwrap(), "*\n");
+}
+
+#[test]
+fn a_change_is_built_and_a_failing_build_keeps_the_version_before() {
+    // A "compiler" that copies, and fails where it is told to.
+    let build = "build = \"sh build.sh\"\nwatch = [\"src/**\"]\nroutes = [\"/{*rest}\"]";
+    let app = App::new("built").code("web", "a.wasm", b"", build);
+    app.write(
+        "build.sh",
+        "grep -q fail src/mode && { echo this does not compile; exit 1; }; cp src/code.wasm a.wasm\n",
+    );
+    app.write("src/mode", "fine");
+    app.write("src/code.wasm", wasm::cgi("one"));
+    let dev = Dev::start(app.path());
+    assert_eq!(dev.get("/").ok(), "one");
+    app.write("src/code.wasm", wasm::cgi("two"));
+    dev.wait_for("/", "two");
+    app.write("src/mode", "fail");
+    until("the failure is shown", || dev.printed().contains("this does not compile"));
+    until("it says what goes on", || dev.printed().contains("the version before keeps serving"));
+    assert_eq!(dev.get("/").ok(), "two");
+    app.write("src/code.wasm", wasm::cgi("three"));
+    app.write("src/mode", "fine again");
+    dev.wait_for("/", "three");
+    // Code that does not compile on the node keeps the version before, too.
+    app.write("src/code.wasm", &guest("lab-p2")[..1000]);
+    until("the failure is shown", || dev.printed().matches("the version before keeps serving").count() >= 2);
+    assert_eq!(dev.get("/").ok(), "three");
+}
+
+#[test]
+fn the_log_of_the_app_is_in_the_terminal() {
+    let app = App::of_guest("chatter", "lab-p2", "");
+    let dev = Dev::start(app.path());
+    dev.get("/log").ok();
+    until("what the function prints is shown", || {
+        let printed = dev.printed();
+        printed.contains("web lab stdout one") && printed.contains("web lab stderr two")
+    });
+    // The other verbs work against it.
+    let token = fs::read_to_string(app.path().join(".minnow/admin.token")).unwrap();
+    let cli = Cli::new().env("MINNOW_SERVER", &format!("http://{}", dev.admin)).env("MINNOW_TOKEN", token.trim());
+    assert!(cli.ok(["status", "chatter"]).contains("0.1.0-dev.1"));
+    // A reader that goes away does not end it.
+    dev.get("/hello").ok();
+}
+
+#[test]
+fn dev_refuses_an_app_that_cannot_start_and_says_why() {
+    let app = App::new("broken").code("web", "a.wasm", b"", "build = \"exit 3\"");
+    let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    assert_eq!(ran.code(), 1);
+    ran.says(&["the build of web failed", "exit code 3"]);
+}
+
+#[test]
+fn taken_ports_are_passed_over_unless_they_were_asked_for() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _taken = std::net::TcpListener::bind(taken).unwrap();
+    let app = App::of_guest("taken", "hello-p2", "");
+    let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", &taken.to_string(), "--admin", "127.0.0.1:0"]);
+    assert_eq!(ran.code(), 1);
+    ran.says(&["in use", &taken.to_string()]);
+}

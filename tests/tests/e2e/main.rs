@@ -1,0 +1,21 @@
+//! End-to-end tests: the real binary, driven as a user would. One module for each part of what it promises.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod cli;
+mod control;
+mod deploy;
+mod dev;
+mod docs;
+mod durability;
+mod egress;
+mod failures;
+mod gateway;
+mod guests;
+mod limits;
+mod manifest;
+mod new_app;
+mod observability;
+mod publish;
+mod streaming;
+mod warm;

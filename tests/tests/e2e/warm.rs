@@ -1,0 +1,49 @@
+//! Warm instances: what they may hold, and what becomes of them.
+
+use minnow_tests::{App, Node, until};
+
+const REUSE: &str = "instances = \"reuse\"";
+
+/// An app of one function that keeps its instances, with `limits`.
+fn warm(name: &str, code: &str, limits: &str) -> App {
+    App::of_guest(name, code, &format!("{REUSE}\n[functions.web.limits]\n{limits}"))
+}
+
+#[test]
+fn instances_that_wait_take_no_place_from_those_that_run() {
+    let node = Node::builder().config("[sandboxes]\nmax = 4").start();
+    for (index, code) in ["hello-p2", "hello-p2", "hello-p2", "hello-p3", "hello-p3", "hello-p3"].iter().enumerate() {
+        let name = format!("warm{index}");
+        node.serve(&warm(&name, code, ""));
+        node.get(&name, "/").ok();
+    }
+    node.serve(&App::of_guest("other", "hello-p2", ""));
+    for _ in 0..8 {
+        node.get("other", "/").ok();
+    }
+}
+
+#[test]
+fn a_shared_instance_that_cannot_be_made_fails_its_requests_once() {
+    let node = Node::start();
+    node.serve(&warm("toosmall", "hello-p3", "memory = \"64KiB\""));
+    for _ in 0..3 {
+        node.get("toosmall", "/").problem(500, "memory_limit");
+    }
+    until("nothing runs any more", || node.count("toosmall", "running") == 0);
+}
+
+#[test]
+fn all_sandboxes_together_hold_no_more_than_the_node_has_for_them() {
+    let node = Node::builder().config("[sandboxes]\nmemory = \"48MiB\"").start();
+    node.serve(&App::of_guest("lab", "lab-p2", ""));
+    node.get("lab", "/alloc?mb=16").ok();
+    // The guest notices that it gets no more, well below its own limit, and says so itself.
+    assert_eq!(node.get("lab", "/alloc?mb=64").status, 507);
+    // What ended gave its memory back.
+    node.get("lab", "/alloc?mb=16").ok();
+    // One that cannot even begin is told that the node is full.
+    let large = minnow_tests::wasm::module("(module (memory 1024) (func (export \"_start\")))");
+    node.serve(&App::new("large").code("web", "a.wasm", &large, "routes = [\"/\"]"));
+    node.get("large", "/").problem(503, "node_overloaded");
+}

@@ -1,0 +1,145 @@
+//! What Minnow is compared with, and the tools that measure it: installed where they are missing, started with one worker
+//! thread on the server's core.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Setup,
+    http::{Answer, free_address},
+    machine::version_of,
+    server::{Server, server_command},
+};
+
+/// The newest of the line of wasmtime that Minnow embeds.
+const WASMTIME: &str = "48.0.8";
+
+/// `wasmtime serve` compiles the component before it listens.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running peer.
+pub(crate) struct Peer {
+    pub(crate) server: Server,
+    pub(crate) address: SocketAddr,
+    /// Its name and version.
+    pub(crate) version: String,
+}
+
+impl Peer {
+    /// `wasmtime serve` of a component, with the interfaces of wasi:cli that Rust's standard library imports.
+    pub(crate) fn wasmtime_serve(setup: &Setup, component: &Path) -> Result<Self> {
+        let wasmtime = wasmtime()?;
+        let address = free_address()?;
+        let mut command = server_command(&wasmtime);
+        command.args(["serve", "-Scli", "--addr", &address.to_string()]).arg(component);
+        command.env("TOKIO_WORKER_THREADS", "1");
+        let version = version_of(&wasmtime.to_string_lossy(), &["--version"])?;
+        Self::start(setup, "wasmtime-serve", &mut command, address, version)
+    }
+
+    /// Plain hyper, which sends the same headers as `answer`.
+    pub(crate) fn plain_hyper(setup: &Setup, answer: &Answer) -> Result<Self> {
+        let program = plain_hyper(setup)?;
+        let address = free_address()?;
+        let mut command = server_command(program);
+        command.arg(address.to_string());
+        for (name, value) in &answer.headers {
+            match name.as_str() {
+                // hyper adds these itself.
+                "date" | "content-length" => {}
+                "transfer-encoding" => drop(command.arg("--chunked")),
+                _ => drop(command.arg(format!("{name}: {value}"))),
+            }
+        }
+        let lock = fs::read_to_string(crate::root().join("bench/plain-hyper/Cargo.lock"))?;
+        let version = locked_version(&lock, "hyper").context("bench/plain-hyper/Cargo.lock does not name hyper")?;
+        Self::start(setup, "plain-hyper", &mut command, address, format!("hyper {version}"))
+    }
+
+    fn start(setup: &Setup, name: &str, command: &mut Command, address: SocketAddr, version: String) -> Result<Self> {
+        let log = setup.work.join(format!("{name}.log"));
+        let mut server = Server::start(name, command, Some(setup.cores.server), &log)?;
+        server.wait_until(START_DEADLINE, || TcpStream::connect(address).is_ok())?;
+        Ok(Self { server, address, version })
+    }
+}
+
+/// The program `wasmtime`, in a folder of the user's cache; `cargo install` puts it there the first time.
+fn wasmtime() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    let root = Path::new(&home).join(".cache/minnow/peers");
+    let program = root.join("bin/wasmtime");
+    let wanted = format!("wasmtime {WASMTIME}");
+    if version_of(&program.to_string_lossy(), &["--version"]).is_ok_and(|version| version.starts_with(&wanted)) {
+        return Ok(program);
+    }
+    eprintln!("installing wasmtime-cli {WASMTIME} into {}; this takes several minutes, once", root.display());
+    let package = format!("wasmtime-cli@{WASMTIME}");
+    let mut install = crate::cargo();
+    install.args(["install", &package, "--locked", "--root"]).arg(&root);
+    crate::must_run(&mut install)?;
+    Ok(program)
+}
+
+/// Builds plain hyper, unless told not to.
+fn plain_hyper(setup: &Setup) -> Result<PathBuf> {
+    let target = setup.target.join("bench/plain-hyper");
+    let program = target.join("release/plain-hyper");
+    if setup.build {
+        let mut build = crate::cargo();
+        build.args(["build", "--quiet", "--release", "--locked", "--manifest-path", "bench/plain-hyper/Cargo.toml"]);
+        crate::must_run(build.arg("--target-dir").arg(&target))?;
+    }
+    ensure!(program.exists(), "{} is missing; leave out --no-build", program.display());
+    Ok(program)
+}
+
+/// Installs Debian packages whose programs are missing: `(program, package)` each.
+pub(crate) fn require(programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| find_program(program).is_none());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing from Debian: {}", packages.join(" "));
+    let mut install = if rustix::process::geteuid().is_root() {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("apt-get");
+        sudo
+    };
+    install.args(["install", "--yes", "--no-install-recommends"]).args(&packages);
+    crate::must_run(&mut install)
+        .with_context(|| format!("install them by hand: apt-get update && apt-get install {}", packages.join(" ")))
+}
+
+/// Where a program is on PATH.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    rest.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_a_lock_file() {
+        let lock = "[[package]]\nname = \"hyper-util\"\nversion = \"0.1\"\n\n[[package]]\nname = \"hyper\"\nversion = \"1.12.0\"\n";
+        assert_eq!(locked_version(lock, "hyper"), Some("1.12.0"));
+        assert_eq!(locked_version(lock, "tokio"), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! A server that is measured: started on its core, watched through /proc, and never left behind.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::machine::on_core;
+
+/// `utime` and `stime` in /proc/PID/stat count this many a second: USER_HZ, which is 100 on every architecture that Rust
+/// supports on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A running server process. Dropping it kills it.
+pub(crate) struct Server {
+    child: Child,
+    name: String,
+    log: PathBuf,
+    started: Instant,
+}
+
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// All resident pages.
+    pub(crate) rss: u64,
+    /// Of these, the ones that no file backs.
+    pub(crate) anonymous: u64,
+}
+
+/// A command for a server, with an environment of its own: nothing of the developer's shell (RUST_LOG, RUST_BACKTRACE,
+/// OTEL_*) reaches a measurement. The kernel kills the process when the harness dies, however it dies.
+pub(crate) fn server_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    clean_environment(&mut command);
+    command
+}
+
+/// Leaves only what finds programs and the user's folder.
+pub(crate) fn clean_environment(command: &mut Command) {
+    command.env_clear();
+    for name in ["PATH", "HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+}
+
+impl Server {
+    /// Starts a command of [`server_command`], on one core or, without, on all. Call it on the main thread: the kernel ties
+    /// the server's life to the thread that started it.
+    pub(crate) fn start(name: &str, command: &mut Command, core: Option<usize>, log: &Path) -> Result<Self> {
+        let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+        let started = Instant::now();
+        let mut spawn = || command.spawn().with_context(|| format!("cannot start {name}"));
+        let child = match core {
+            Some(core) => on_core(core, spawn)?,
+            None => spawn()?,
+        };
+        Ok(Self { child, name: name.into(), log: log.into(), started })
+    }
+
+    /// Waits until `is_ready` holds and returns the time since the start. Fails, with the end of the server's output, when
+    /// the server exits or `deadline` has passed.
+    pub(crate) fn wait_until(&mut self, deadline: Duration, mut is_ready: impl FnMut() -> bool) -> Result<Duration> {
+        loop {
+            if is_ready() {
+                return Ok(self.started.elapsed());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status} before it was ready:\n{}", self.name, self.log_end());
+            }
+            if self.started.elapsed() > deadline {
+                bail!("{} is not ready after {deadline:?}:\n{}", self.name, self.log_end());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// User and system CPU time so far, in steps of 10 ms.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
+        parse_cpu(&stat).with_context(|| format!("unreadable /proc stat of {}", self.name))
+    }
+
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
+        parse_memory(&status).with_context(|| format!("unreadable /proc status of {}", self.name))
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn stop(mut self, deadline: Duration) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id out of range")?;
+        kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop {}", self.name))?;
+        let started = Instant::now();
+        while self.is_running() {
+            if started.elapsed() > deadline {
+                bail!("{} does not stop on SIGTERM within {deadline:?}:\n{}", self.name, self.log_end());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The last lines that it printed.
+    fn log_end(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only when the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `utime` + `stime`, the 14th and 15th field of `/proc/PID/stat` (proc_pid_stat(5)). The second field is the program's
+/// name in parentheses, which may itself hold anything.
+fn parse_cpu(stat: &str) -> Option<Duration> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
+}
+
+fn parse_memory(status: &str) -> Option<Memory> {
+    let bytes = |key: &str| {
+        let kib = status.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix(" kB"))?;
+        Some(kib.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some(Memory { rss: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_read() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 5 0 100 1000 200";
+        assert_eq!(parse_cpu(stat), Some(Duration::from_secs(2)));
+        let memory = parse_memory("Name:\tx\nVmRSS:\t    1024 kB\nRssAnon:\t     512 kB\n").unwrap();
+        assert_eq!((memory.rss, memory.anonymous), (1024 * 1024, 512 * 1024));
+        assert!(parse_memory("Name:\tx\n").is_none());
+    }
+
+    #[test]
+    fn a_server_is_measured_and_does_not_outlive_its_guard() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = server_command("sleep");
+        let mut server = Server::start("sleep", command.arg("60"), None, &folder.path().join("log")).unwrap();
+        server.wait_until(Duration::from_secs(10), || true).unwrap();
+        assert!(server.memory().unwrap().rss > 0);
+        let proc = PathBuf::from(format!("/proc/{}", server.child.id()));
+        drop(server);
+        assert!(!proc.exists());
+    }
+
+    #[test]
+    fn a_server_that_ends_early_shows_what_it_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = server_command("sh");
+        command.args(["-c", "echo the port is taken; exit 3"]);
+        let mut server = Server::start("sh", &mut command, None, &folder.path().join("log")).unwrap();
+        let error = server.wait_until(Duration::from_secs(10), || false).unwrap_err().to_string();
+        assert!(error.contains("the port is taken"), "{error}");
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask test`: what the tests need, installed by name where it is missing, and then every test.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::wasm_toolchain::Toolchain;
+use crate::{cargo, must_run};
+
+/// Something that the tests use and a machine with only Rust may lack.
+struct Need {
+    what: &'static str,
+    why: &'static str,
+    is_there: fn() -> bool,
+    install: fn() -> Result<()>,
+}
+
+fn needs() -> [Need; 1] {
+    [Need {
+        what: "a Rust toolchain for wasm32-wasip2",
+        why: "to build the app that `minnow new` makes",
+        is_there: || Toolchain::find().is_some(),
+        install: || Toolchain::find_or_install().map(drop),
+    }]
+}
+
+/// Where cargo builds.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from)
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    for need in needs() {
+        if !(need.is_there)() {
+            println!("missing: {}, {}", need.what, need.why);
+            (need.install)().with_context(|| format!("cannot install {}", need.what))?;
+        }
+    }
+    // Built with the features of the whole workspace, which the tests are built with too; otherwise every dependency that
+    // differs would be built twice.
+    let mut build = cargo();
+    build.args(["build", "--workspace", "--bin", "minnow"]);
+    must_run(&mut build)?;
+    let mut command = cargo();
+    command.args(["test", "--workspace"]).args(arguments);
+    command.env("MINNOW_TEST_BIN", target_dir().join("debug/minnow"));
+    // Tests that build an app put this folder first in its PATH; it is empty where cargo needs no help.
+    let toolchain = Toolchain::find_or_install()?;
+    let entry = toolchain.path_entry().map(|path| path.as_os_str().to_owned());
+    command.env("MINNOW_TEST_WASM_PATH", entry.unwrap_or_default());
+    must_run(&mut command)
+}
