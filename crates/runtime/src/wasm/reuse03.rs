@@ -260,7 +260,7 @@ async fn work(hand: Arc<Hand>, mut queue: mpsc::UnboundedReceiver<Job>) {
     let mut failed = None;
     {
         let instance = pin!(serve(&hand, &mut queue));
-        let mut instance = pin!(hand.idle.drive(instance));
+        let mut instance = pin!(hand.idle.drive_to_rest(instance));
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         poll_fn(|cx| {
