@@ -2,9 +2,11 @@
 
 use std::{
     ffi::OsStr,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command},
-    sync::Arc,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -12,12 +14,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Node, minnow,
+    Node, eventually, minnow,
     process::{self, Ran},
 };
 
 /// How long one command may take. Building an app from crates.io is the longest.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A user at a shell: a home of their own, a folder that they are in, and an environment.
 #[derive(Debug, Clone)]
@@ -25,6 +27,13 @@ pub struct Cli {
     home: Arc<TempDir>,
     dir: PathBuf,
     env: Vec<(String, String)>,
+}
+
+/// What a command showed on a terminal, with everything that moves the cursor, and its exit code.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub text: String,
+    pub code: i32,
 }
 
 impl Cli {
@@ -102,6 +111,40 @@ impl Cli {
         assert_eq!(ran.code(), 1, "{ran:?}");
         assert!(ran.stderr.starts_with("error:"), "an error begins with what it is: {}", ran.stderr);
         ran
+    }
+
+    /// Runs a command on a terminal of its own. Where a prompt is given, types the answer once it is shown.
+    #[track_caller]
+    pub fn on_a_terminal(&self, arguments: &str, typed: Option<(&str, &str)>) -> Shown {
+        // `script` makes the terminal, and passes on what it reads.
+        let mut command = process::command(Path::new("script"));
+        let line = format!("{} {arguments}", minnow().display());
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        let like = self.command([""; 0]);
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm-256color");
+        command.current_dir(&self.dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = process::spawn(command);
+        let (shown, mut stdout) = (Arc::new(Mutex::new(Vec::new())), child.stdout.take().unwrap());
+        let reading = {
+            let shown = Arc::clone(&shown);
+            thread::spawn(move || {
+                let mut piece = [0; 4096];
+                while let Ok(length @ 1..) = stdout.read(&mut piece) {
+                    shown.lock().unwrap().extend_from_slice(&piece[..length]);
+                }
+            })
+        };
+        let text = || String::from_utf8_lossy(&shown.lock().unwrap()).into_owned();
+        if let Some((prompt, answer)) = typed {
+            eventually(&format!("`{prompt}` is shown"), || {
+                assert!(child.try_wait().unwrap().is_none(), "it ended: {}", text());
+                text().contains(prompt).then_some(())
+            });
+            child.stdin.as_mut().unwrap().write_all(answer.as_bytes()).unwrap();
+        }
+        let status = process::wait(&mut child, PATIENCE).unwrap_or_else(|| panic!("it did not end: {}", text()));
+        reading.join().unwrap();
+        Shown { text: text(), code: status.code().unwrap() }
     }
 
     /// Starts a command that goes on; it is killed with the tests at the latest.

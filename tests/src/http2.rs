@@ -1,9 +1,16 @@
 //! An HTTP/2 client that begins without asking (prior knowledge).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 /// Sends several GET requests at once on one connection, and gives the status and body of each, in their order.
@@ -59,6 +66,96 @@ pub fn take_back(
         wait(is_over).await;
         assert!(!sender.is_closed(), "the connection was to stay");
     });
+}
+
+/// Sends the beginning of a POST request's body, and takes the request back (RST_STREAM) once something of the response's
+/// body is there; the connection stays open until `is_over` says so, which is asked again and again.
+pub fn take_back_upload(address: SocketAddr, host: &str, path: &str, is_over: impl Fn() -> bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let (give_up, given_up) = tokio::sync::oneshot::channel();
+        let body = Begun { piece: Some("begun".into()), given_up };
+        let request = http::Request::post(format!("http://{host}{path}")).body(body).unwrap();
+        let mut response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.frame().await.unwrap().unwrap();
+        drop((response, give_up));
+        wait(is_over).await;
+        assert!(!sender.is_closed(), "the connection was to stay");
+    });
+}
+
+/// A body that begins and does not go on, until it is given up.
+struct Begun {
+    piece: Option<Bytes>,
+    given_up: tokio::sync::oneshot::Receiver<()>,
+}
+
+impl hyper::body::Body for Begun {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.piece.take() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Pin::new(&mut self.given_up).poll(context).map(|_| Some(Err(io::Error::other("given up")))),
+        }
+    }
+}
+
+/// Sends `count` GET requests on one connection and grants no window for their bodies; the connection stays open until
+/// `is_over` says so, which is asked again and again. Gives the statuses of the heads that came.
+pub fn take_nothing(address: SocketAddr, host: &str, path: &str, count: usize, is_over: impl Fn() -> bool) -> Vec<u16> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(0);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let mut sender = sender.clone();
+            let request = http::Request::get(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();
+            calls.spawn(async move { sender.send_request(request).await });
+        }
+        wait(is_over).await;
+        // The bodies are held on to until here.
+        let mut answers = Vec::new();
+        while let Some(Ok(answer)) = calls.try_join_next() {
+            answers.extend(answer);
+        }
+        answers.iter().map(|answer| answer.status().as_u16()).collect()
+    })
+}
+
+/// Sends `count` GET requests on one connection, one after the other, and takes nothing of any body until all heads are here.
+/// Gives the status and body of each.
+pub fn take_late(address: SocketAddr, host: &str, path: &str, count: usize) -> Vec<(u16, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(1);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut heads = Vec::new();
+        for _ in 0..count {
+            let request = http::Request::get(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();
+            heads.push(sender.send_request(request).await.unwrap());
+        }
+        let mut answers = Vec::new();
+        for head in heads {
+            let status = head.status().as_u16();
+            let body = head.into_body().collect().await.unwrap().to_bytes();
+            answers.push((status, String::from_utf8_lossy(&body).into_owned()));
+        }
+        answers
+    })
 }
 
 /// Looks at a condition until it holds, and lets the connection go on meanwhile.

@@ -19,15 +19,17 @@ pub mod http2;
 mod node;
 mod process;
 mod random;
+mod tls;
 pub mod upstream;
 mod wait;
 pub mod wasm;
 
 pub use app::{App, guest};
 pub use binary::{minnow, repository};
-pub use cli::Cli;
+pub use cli::{Cli, Shown};
 pub use http::{Answer, Connection, Exchange, Request};
 pub use node::{Node, NodeBuilder};
 pub use process::Ran;
 pub use random::Random;
+pub use tls::TlsFront;
 pub use wait::{PATIENCE, eventually, eventually_within, until};

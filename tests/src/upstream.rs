@@ -3,7 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -58,6 +61,52 @@ impl Upstream {
         let exports = requests.iter().map(|(_, body)| ExportTraceServiceRequest::decode(&**body).unwrap());
         let resources = exports.flat_map(|export| export.resource_spans);
         resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
+    }
+
+    /// A URL of this server.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+/// A server on loopback that takes requests and never answers.
+#[derive(Debug, Clone)]
+pub struct Silent {
+    pub address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    /// Starts one. It ends with the tests.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = Self { address, accepted: Arc::default(), open: Arc::default() };
+        let Self { accepted, open, .. } = silent.clone();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let open = Arc::clone(&open);
+                open.fetch_add(1, Relaxed);
+                accepted.fetch_add(1, Relaxed);
+                thread::spawn(move || {
+                    // Ends when the other side is gone, in whatever way.
+                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                    open.fetch_sub(1, Relaxed);
+                });
+            }
+        });
+        silent
+    }
+
+    /// How many connections there were so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Relaxed)
+    }
+
+    /// How many are connected now.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
     }
 
     /// A URL of this server.

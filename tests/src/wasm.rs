@@ -7,8 +7,13 @@ pub fn module(text: &str) -> Vec<u8> {
 
 /// A command that answers `body` in CGI form.
 pub fn cgi(body: &str) -> Vec<u8> {
-    let output = format!("Content-Type: text/plain\\0a\\0a{body}");
-    let length = "Content-Type: text/plain".len() + 2 + body.len();
+    prints(&format!("Content-Type: text/plain\n\n{body}"))
+}
+
+/// A command that writes `text` to its standard output.
+pub fn prints(text: &str) -> Vec<u8> {
+    let output: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    let length = text.len();
     module(&format!(
         r#"(module
             (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))

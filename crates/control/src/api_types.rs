@@ -1,5 +1,7 @@
 //! The bodies of the control API, as the server writes them and the CLI reads them.
 
+use std::time::Duration;
+
 use minnow_model::{AppName, Deployment, Digest, FunctionName, Limits, RoutePattern, Usage, Version};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -91,11 +93,53 @@ pub struct FunctionStatus {
     pub loaded: bool,
 }
 
+/// What one live version has done, in [`AppStatus`]: the figures by which a canary is judged. Static files are not counted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VersionTraffic {
+    #[schema(value_type = String, example = "0.1.0")]
+    pub version: Version,
+    /// Percent of the live traffic.
+    pub weight: u8,
+    /// From when on it is counted: the start of the live deployment, or of the node where that was later. Milliseconds since
+    /// the Unix epoch.
+    pub since_ms: u64,
+    /// Requests for the version's functions, those that were refused included.
+    pub requests: u64,
+    /// Those of them that ended with a 5xx status.
+    pub failed: u64,
+    /// The wall time that half of the invocations did not exceed, in microseconds; estimated from a histogram whose buckets
+    /// grow by a factor of 2 to 2.5. Absent when there was none.
+    #[serde(rename = "p50_us", with = "optional_micros", default)]
+    #[schema(value_type = Option<u64>)]
+    pub p50: Option<Duration>,
+    /// The same for 99 in 100 of them.
+    #[serde(rename = "p99_us", with = "optional_micros", default)]
+    #[schema(value_type = Option<u64>)]
+    pub p99: Option<Duration>,
+}
+
+/// A duration in whole microseconds, or `null`.
+mod optional_micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_micros))
+    }
+}
+
 /// `GET /v1/apps/{app}`: the live deployment, its history and its functions.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AppStatus {
     #[serde(flatten)]
     pub app: AppInfo,
+    /// What each live version has done since the live deployment began.
+    pub traffic: Vec<VersionTraffic>,
     /// Newest first, at most 50.
     pub history: Vec<Deployment>,
     pub functions: Vec<FunctionStatus>,

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use minnow_model::{AppName, Digest, Share, Tenant, Version};
+use minnow_model::{AppName, Deployment, Digest, Share, Tenant, Version};
 use minnow_runtime::{Live, LiveApp, Runtime};
 use minnow_store::{Blobs, DataDir, StoreError};
 use minnow_telemetry::{Logs, Metrics};
@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Notify, RwLock, watch};
 
 use crate::{
     ControlConfig, ControlError,
-    api_types::{AppInfo, AppStatus, CreatedToken, FunctionStatus, NodeInfo, TokenInfo, VersionInfo},
+    api_types::{AppInfo, AppStatus, CreatedToken, FunctionStatus, NodeInfo, TokenInfo, VersionInfo, VersionTraffic},
     registry::{LiveRow, Registry, VersionRow},
     snapshot::Builder,
     tokens::{self, AdminTokenError, MAX_NAME_CHARS, MAX_TOKENS, Secret, Tokens},
@@ -209,13 +209,31 @@ impl Control {
         let history = self.registry.history(tenant, app, SHOWN_HISTORY).await?;
         let rows = self.registry.live(tenant, app).await?;
         let functions = self.function_status(tenant, app, rows);
+        let traffic = row.deployment.as_ref().map(|live| self.traffic(tenant, live)).unwrap_or_default();
         let app = AppInfo {
             url: self.config.url(&row.app),
             app: row.app,
             versions: row.versions,
             deployment: row.deployment,
         };
-        Ok(AppStatus { app, history, functions })
+        Ok(AppStatus { app, traffic, history, functions })
+    }
+
+    /// What each version of the live deployment has done since it began.
+    fn traffic(&self, tenant: &Tenant, live: &Deployment) -> Vec<VersionTraffic> {
+        let of_share = |share: &Share| {
+            let tally = self.metrics.tally(tenant, &live.app, &share.version);
+            VersionTraffic {
+                version: share.version.clone(),
+                weight: share.weight,
+                since_ms: live.time_ms.max(self.started_ms),
+                requests: tally.requests,
+                failed: tally.failed,
+                p50: tally.duration(0.5),
+                p99: tally.duration(0.99),
+            }
+        };
+        live.shares.iter().map(of_share).collect()
     }
 
     /// The functions of the live versions in `rows`, and what they are doing now.

@@ -26,7 +26,7 @@ impl Control {
             let (changed, live) = control.registry.deploy(&tenant, &app, version, weight, now_ms, prepare).await?;
             control.go_live(&app, live);
             if changed.changed {
-                control.log_deployment(&tenant, &changed.deployment);
+                control.record_deployment(&tenant, &changed.deployment);
             }
             Ok(changed.deployment)
         })
@@ -43,7 +43,7 @@ impl Control {
             let now_ms = control.config.clock.now_ms();
             let (deployment, live) = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await?;
             control.go_live(&app, live);
-            control.log_deployment(&tenant, &deployment);
+            control.record_deployment(&tenant, &deployment);
             Ok(deployment)
         })
         .await
@@ -67,7 +67,10 @@ impl Control {
         }
     }
 
-    fn log_deployment(&self, tenant: &Tenant, deployment: &Deployment) {
+    /// Notes a deployment that has begun in the metrics and in the app's log.
+    fn record_deployment(&self, tenant: &Tenant, deployment: &Deployment) {
+        let live: Vec<Version> = deployment.shares.iter().map(|share| share.version.clone()).collect();
+        self.metrics.deployed(tenant, &deployment.app, &live);
         let shares: Vec<_> =
             deployment.shares.iter().map(|share| format!("{} {} %", share.version, share.weight)).collect();
         self.logs.write(LogLine {

@@ -6,9 +6,9 @@ use minnow_store::StoreError;
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    #[error("there is no app `{0}`; `minnow apps` lists them")]
+    #[error("there is no app `{0}`; `minnow publish` makes it, `minnow apps` lists those that there are")]
     NoApp(AppName),
-    #[error("app `{0}` has no version {1}; `minnow versions` lists them")]
+    #[error("app `{0}` has no version {1}; `minnow versions` lists those that it has, `minnow publish {1}` makes it")]
     NoVersion(AppName, Version),
     #[error("app `{0}` has no published version; publish one first")]
     NothingPublished(AppName),

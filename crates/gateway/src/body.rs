@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -22,7 +19,6 @@ use crate::{
     connection::{Connection, InFlight},
     files::OpenFile,
     span::ServerSpan,
-    stream::Stream,
 };
 
 /// The body of a request that has none. Of size zero, so boxing it allocates nothing.
@@ -50,16 +46,13 @@ pub(crate) struct RequestBody {
     incoming: Incoming,
     limit_bytes: u64,
     left_bytes: u64,
-    exceeded: Arc<AtomicBool>,
+    exceeded: bool,
     connection: Arc<Connection>,
 }
 
 impl RequestBody {
-    /// The body, and a flag that is set once it has exceeded `limit_bytes`.
-    pub(crate) fn new(incoming: Incoming, limit_bytes: u64, connection: Arc<Connection>) -> (Self, Arc<AtomicBool>) {
-        let exceeded = Arc::new(AtomicBool::new(false));
-        let body = Self { incoming, limit_bytes, left_bytes: limit_bytes, exceeded: Arc::clone(&exceeded), connection };
-        (body, exceeded)
+    pub(crate) fn new(incoming: Incoming, limit_bytes: u64, connection: Arc<Connection>) -> Self {
+        Self { incoming, limit_bytes, left_bytes: limit_bytes, exceeded: false, connection }
     }
 }
 
@@ -71,7 +64,7 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.exceeded.load(Relaxed) {
+        if self.exceeded {
             return Poll::Ready(None);
         }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
@@ -86,7 +79,7 @@ impl HttpBody for RequestBody {
         match self.left_bytes.checked_sub(length) {
             Some(left) => self.left_bytes = left,
             None => {
-                self.exceeded.store(true, Relaxed);
+                self.exceeded = true;
                 return Poll::Ready(Some(Err(BodyError::TooLarge(self.limit_bytes))));
             }
         }
@@ -121,8 +114,6 @@ pub(crate) struct ResponseBody {
     /// Why the response breaks off, once what came before it had its chance to be sent.
     failed: Option<ResponseError>,
     in_flight: InFlight,
-    /// Where HTTP/2 notes what waits for the client.
-    stream: Option<Arc<Stream>>,
     /// Pieces that hyper took.
     taken: u64,
     span: Option<Box<ServerSpan>>,
@@ -150,14 +141,13 @@ pub(crate) enum Content {
 
 impl ResponseBody {
     pub(crate) fn new(content: Content, in_flight: InFlight, span: Option<Box<ServerSpan>>) -> Self {
-        let stream = Stream::current(in_flight.connection());
-        Self { content, failed: None, in_flight, stream, taken: 0, span }
+        Self { content, failed: None, in_flight, taken: 0, span }
     }
 
     /// Notes whether it is now for the client to take what there is.
     fn offer(&mut self, waits: bool) {
         self.taken += 1;
-        match &self.stream {
+        match self.in_flight.stream() {
             Some(stream) => stream.offer(if waits { self.taken } else { 0 }),
             None => self.in_flight.connection().offer(waits),
         }
@@ -196,7 +186,12 @@ impl HttpBody for ResponseBody {
         }
         // Not asked again until there is room: hyper waits for the client.
         self.offer(matches!(polled, Poll::Ready(Some(_))));
-        polled
+        match (polled, self.in_flight.stream()) {
+            (Poll::Ready(Some(Ok(frame))), Some(stream)) => {
+                Poll::Ready(Some(Ok(frame.map_data(|piece| stream.send(piece)))))
+            }
+            (polled, _) => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

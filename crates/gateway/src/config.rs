@@ -28,6 +28,10 @@ pub struct GatewayConfig {
     pub write_timeout: Duration,
     /// The most client connections at once, on all workers together; beyond it new ones are closed at once. Default
     /// 20,000: about 20 KiB each while idle, so 400 MB at worst. The process needs as many file descriptors.
+    ///
+    /// It is also the most HTTP/2 requests at once, from their head until the client has taken the last byte of the
+    /// response. A client that takes nothing makes the node hold at most two pieces of 64 KiB for each of its requests (one
+    /// that HTTP/2 has, and one that waits for it), for at most `write_timeout`, and then until its connection is closed.
     pub max_connections: usize,
 }
 

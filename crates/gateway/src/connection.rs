@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     config::{GatewayConfig, LINGER},
     request,
+    stream::Stream,
     worker::Worker,
 };
 
@@ -173,7 +174,8 @@ impl Connection {
 /// One request under way on a connection, from its head to the end of its response.
 pub(crate) struct InFlight {
     connection: Arc<Connection>,
-    http2: bool,
+    /// Its stream, where the client speaks HTTP/2.
+    stream: Option<Arc<Stream>>,
 }
 
 impl InFlight {
@@ -184,29 +186,29 @@ impl InFlight {
         connection.in_flight.fetch_add(1, Relaxed);
         // HTTP/2 says by itself that it wants no more of a body.
         connection.request_unread.store(has_body && !http2, Relaxed);
-        if http2 {
-            connection.worker.node.streams.fetch_add(1, Relaxed);
-        }
-        Self { connection, http2 }
+        let stream = if http2 { Stream::current(&connection) } else { None };
+        Self { connection, stream }
+    }
+
+    pub(crate) fn stream(&self) -> Option<&Arc<Stream>> {
+        self.stream.as_ref()
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Whether HTTP/2 clients have more requests under way than the node takes: as many as with a connection for each.
+    /// Whether HTTP/2 clients have more requests under way than the node takes: as many as with a connection for each. A
+    /// request is under way until the client has taken its response.
     pub(crate) fn is_one_too_many(&self) -> bool {
         let node = &self.connection.worker.node;
-        self.http2 && node.streams.load(Relaxed) > node.config.max_connections
+        self.stream.is_some() && node.streams.load(Relaxed) > node.config.max_connections
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Self { connection, http2 } = self;
-        if *http2 {
-            connection.worker.node.streams.fetch_sub(1, Relaxed);
-        }
+        let Self { connection, .. } = self;
         connection.in_flight.fetch_sub(1, Relaxed);
         connection.idle_since_ms.store(connection.worker.now_ms(), Relaxed);
         connection.head_since_ms.store(0, Relaxed);

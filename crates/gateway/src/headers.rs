@@ -97,24 +97,6 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// A response claims a body length that is not a number, or several that differ.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BadLength;
-
-/// The body length that the headers claim.
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadLength> {
-    let mut claimed = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(BadLength)?;
-        if claimed.is_some_and(|claimed| claimed != length) {
-            return Err(BadLength);
-        }
-        claimed = Some(length);
-    }
-    Ok(claimed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,22 +186,6 @@ mod tests {
             let mut headers = headers(sent);
             join_cookies(&mut headers);
             assert_eq!(fields(&headers), expected);
-        }
-    }
-
-    #[test]
-    fn a_claimed_length_is_one_number() {
-        for (sent, expected) in [
-            (&[][..], Ok(None)),
-            (&[("content-length", "5")], Ok(Some(5))),
-            (&[("content-length", "5"), ("content-length", "5")], Ok(Some(5))),
-            (&[("content-length", "5"), ("content-length", "6")], Err(BadLength)),
-            (&[("content-length", "+5")], Err(BadLength)),
-            (&[("content-length", "5, 5")], Err(BadLength)),
-            (&[("content-length", "")], Err(BadLength)),
-            (&[("content-length", "99999999999999999999")], Err(BadLength)),
-        ] {
-            assert_eq!(content_length(&headers(sent)), expected, "{sent:?}");
         }
     }
 }

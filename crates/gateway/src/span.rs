@@ -61,16 +61,11 @@ impl ServerSpan {
 impl Drop for ServerSpan {
     fn drop(&mut self) {
         let spec = self.function.as_ref().map(|function| function.spec());
-        let name = match spec {
-            Some(spec) => format!("{} {}/{}", self.method, spec.app, spec.function),
-            None => self.method.to_string(),
-        };
         self.tracer.record(SpanRecord {
             trace_id: self.id.0,
             span_id: self.trace.span_id,
             parent_id: self.trace.parent_id,
             flags: self.trace.flags,
-            name,
             start: self.start,
             end: SystemTime::now(),
             method: self.method.as_str(),

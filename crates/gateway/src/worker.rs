@@ -35,7 +35,7 @@ pub(crate) struct Node {
     pub(crate) files: FileCache,
     /// Client connections on all workers.
     pub(crate) open: AtomicUsize,
-    /// Requests of HTTP/2 clients that are under way on all workers.
+    /// Requests of HTTP/2 clients on all workers, from their head until the client has taken the response.
     pub(crate) streams: AtomicUsize,
 }
 

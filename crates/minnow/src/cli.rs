@@ -1,12 +1,12 @@
 //! The command line: the verbs, and the arguments that several of them share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use minnow_model::AppName;
+use minnow_model::{AppName, manifest::FILE_NAME};
 
-use crate::{client::Client, credentials, project::Project, verb};
+use crate::{client::Client, credentials, project::Project, report::Failure, verb};
 
 /// Where the data listener is when nothing else is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:7700";
@@ -46,6 +46,7 @@ enum Verb {
     Dev(verb::dev::DevArgs),
     Node(verb::node::NodeArgs),
     Login(verb::login::LoginArgs),
+    Logout(verb::logout::LogoutArgs),
     Publish(verb::publish::PublishArgs),
     Deploy(verb::deploy::DeployArgs),
     Rollback(verb::rollback::RollbackArgs),
@@ -64,6 +65,7 @@ impl Cli {
         match &self.verb {
             Verb::New(_) | Verb::Build(_) | Verb::Dev(_) | Verb::Node(_) | Verb::Completions(_) => false,
             Verb::Login(args) => args.json.json,
+            Verb::Logout(args) => args.json.json,
             Verb::Publish(args) => args.json.json,
             Verb::Deploy(args) => args.json.json,
             Verb::Rollback(args) => args.json.json,
@@ -84,6 +86,7 @@ impl Cli {
             Verb::Dev(args) => verb::dev::run(args),
             Verb::Node(args) => verb::node::run(args),
             Verb::Login(args) => block_on(verb::login::run(args)),
+            Verb::Logout(args) => verb::logout::run(&args),
             Verb::Publish(args) => block_on(verb::publish::run(args)),
             Verb::Deploy(args) => block_on(verb::deploy::run(args)),
             Verb::Rollback(args) => block_on(verb::rollback::run(args)),
@@ -165,6 +168,11 @@ impl AppFlags {
 
     /// The project in `--app-dir`.
     pub fn project(&self) -> anyhow::Result<Project> {
+        if self.app_dir.is_none() && !Path::new(FILE_NAME).exists() {
+            return Err(Failure::new(format!("no app is named, and there is no {FILE_NAME} here"))
+                .help("name the app with `--app NAME`, or its folder with `--app-dir DIR`")
+                .into());
+        }
         let dir = self.app_dir.clone().unwrap_or_else(|| ".".into());
         Project::load(&dir)
     }
@@ -217,6 +225,16 @@ mod tests {
             (&["login", "--status", "--json"], true),
             (&["login", "--status", "--token-file", "t"], false),
             (&["login", "--token", "secret"], false),
+            (&["login", "--list", "--json"], true),
+            (&["login", "--switch", "http://h"], true),
+            (&["login", "--switch"], false),
+            (&["login", "http://h", "--switch", "--token-file", "t"], false),
+            (&["logout"], true),
+            (&["logout", "http://h", "--json"], true),
+            (&["logout", "--server", "http://h"], true),
+            (&["logout", "--all"], true),
+            (&["logout", "http://h", "--all"], false),
+            (&["node", "--data-dir", "d", "--domain", "*.x.org"], false),
             (&["publish", "0.1.0", "--app-dir", "d", "--json"], true),
             (&["publish", "one"], false),
             (&["deploy", "0.1.0", "--weight", "10"], true),

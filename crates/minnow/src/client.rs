@@ -3,9 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use minnow_control::api_types::{
-    AppInfo, AppStatus, DeployRequest, InvokeRequest, InvokeResponse, LogQuery, NodeInfo, Published, VersionInfo,
+    AppInfo, AppStatus, DeployRequest, InvokeRequest, InvokeResponse, LogQuery, NodeInfo, Published, StoredBlob,
+    VersionInfo,
 };
-use minnow_model::{AppName, Deployment, Digest, FunctionName, LogLine, Problem, Version};
+use minnow_model::{AppName, Code, Deployment, Digest, FunctionName, LogLine, Problem, Version};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
@@ -38,6 +39,8 @@ pub struct Client {
     http: reqwest::Client,
     server: Url,
     token: Option<HeaderValue>,
+    /// [`CALL_TIMEOUT`], but in tests.
+    call_timeout: Duration,
 }
 
 impl Client {
@@ -67,12 +70,22 @@ impl Client {
             }
             None => None,
         };
-        Ok(Self { http, server, token })
+        Ok(Self { http, server, token, call_timeout: CALL_TIMEOUT })
     }
 
     /// The control API's address.
     pub fn server(&self) -> &Url {
         &self.server
+    }
+
+    /// Makes sure that a node's control API answers, before it is shown a token: without one it has to refuse the call.
+    pub async fn find(&self) -> Result<(), ApiError> {
+        let request = self.http.request(Method::GET, self.url(&["node"])?).timeout(self.call_timeout);
+        match self.send(request).await {
+            Ok(response) => Err(ApiError::foreign(self.server.clone(), response.status(), response.headers())),
+            Err(ApiError::Problem { problem, .. }) if problem.known() == Some(Code::Unauthorized) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub async fn node(&self) -> Result<NodeInfo, ApiError> {
@@ -88,8 +101,7 @@ impl Client {
     }
 
     pub async fn delete_app(&self, app: &AppName) -> Result<(), ApiError> {
-        let request = self.request(Method::DELETE, &["apps", app.as_str()])?.timeout(CALL_TIMEOUT);
-        self.send(request).await.map(drop)
+        self.delete(&["apps", app.as_str()]).await
     }
 
     /// Newest first.
@@ -107,14 +119,12 @@ impl Client {
     }
 
     pub async fn delete_version(&self, app: &AppName, version: &Version) -> Result<(), ApiError> {
-        let path = ["apps", app.as_str(), "versions", &version.to_string()];
-        let request = self.request(Method::DELETE, &path)?.timeout(CALL_TIMEOUT);
-        self.send(request).await.map(drop)
+        self.delete(&["apps", app.as_str(), "versions", &version.to_string()]).await
     }
 
     /// Whether the node has this content.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, ApiError> {
-        let request = self.request(Method::HEAD, &["blobs", &digest.to_string()])?.timeout(CALL_TIMEOUT);
+        let request = self.request(Method::HEAD, &["blobs", &digest.to_string()])?.timeout(self.call_timeout);
         match self.send(request).await {
             Ok(_) => Ok(true),
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(false),
@@ -129,7 +139,7 @@ impl Client {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, size)
             .body(body);
-        self.send(request).await.map(drop)
+        self.read::<StoredBlob>(self.send(request).await?).await.map(drop)
     }
 
     pub async fn deploy(&self, app: &AppName, deploy: &DeployRequest) -> Result<Deployment, ApiError> {
@@ -159,6 +169,9 @@ impl Client {
             pairs.append_pair("follow", if query.follow { "true" } else { "false" });
         }
         let response = self.send(self.authorized(Method::GET, url)?).await?;
+        if !has_type(&response, "application/x-ndjson") {
+            return Err(ApiError::foreign(self.server.clone(), response.status(), response.headers()));
+        }
         Ok(LogStream { server: self.server.clone(), response, buffer: Vec::new() })
     }
 
@@ -177,8 +190,17 @@ impl Client {
 
     /// A call without a body that answers JSON.
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &[&str]) -> Result<T, ApiError> {
-        let request = self.request(method, path)?.timeout(CALL_TIMEOUT);
+        let request = self.request(method, path)?.timeout(self.call_timeout);
         self.read(self.send(request).await?).await
+    }
+
+    async fn delete(&self, path: &[&str]) -> Result<(), ApiError> {
+        let response = self.send(self.request(Method::DELETE, path)?.timeout(self.call_timeout)).await?;
+        // Any other success is not the node's: nothing was deleted.
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(());
+        }
+        Err(ApiError::foreign(self.server.clone(), response.status(), response.headers()))
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ApiError> {
@@ -197,7 +219,7 @@ impl Client {
             Ok(mut segments) => {
                 segments.pop_if_empty().push("v1").extend(path);
             }
-            Err(()) => return Err(ApiError::NotApi { server: self.server.clone(), status: None }),
+            Err(()) => return Err(ApiError::NotMinnow { server: self.server.clone(), status: None }),
         }
         Ok(url)
     }
@@ -214,8 +236,7 @@ impl Client {
     /// The error that a response stands for.
     async fn refusal(&self, mut response: Response) -> ApiError {
         let status = response.status();
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let is_problem = content_type.starts_with(Problem::CONTENT_TYPE);
+        let is_problem = has_type(&response, Problem::CONTENT_TYPE);
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = response.chunk().await
             && body.len() < MAX_TEXT_BYTES
@@ -223,26 +244,32 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         if is_problem && let Ok(problem) = serde_json::from_slice::<ApiProblem>(&body) {
-            return ApiError::refused(self.server.clone(), status, problem);
+            return ApiError::refused(self.server.clone(), problem);
         }
-        // The answer to HEAD has a problem's headers without its body; 401 and 404 say enough in any case.
-        let says_enough = is_problem || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND);
-        if body.is_empty() && says_enough {
+        // The answer to HEAD has a problem's headers without its body.
+        if body.is_empty() && is_problem {
             let problem = Box::new(ApiProblem::of_status(status));
             return ApiError::Problem { server: self.server.clone(), problem };
         }
-        ApiError::NotApi { server: self.server.clone(), status: Some(status) }
+        ApiError::foreign(self.server.clone(), status, response.headers())
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ApiError> {
+        if !has_type(&response, "application/json") {
+            return Err(ApiError::foreign(self.server.clone(), response.status(), response.headers()));
+        }
         let body = response.bytes().await.map_err(|source| self.lost(source))?;
         parse(&self.server, &body)
     }
 
     fn lost(&self, source: reqwest::Error) -> ApiError {
-        let server = self.server.clone();
-        if source.is_connect() { ApiError::Unreachable { server, source } } else { ApiError::Lost { server, source } }
+        ApiError::lost(self.server.clone(), source)
     }
+}
+
+fn has_type(response: &Response, content_type: &str) -> bool {
+    let found = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    found.is_some_and(|found| found.starts_with(content_type))
 }
 
 fn parse<'a, T: Deserialize<'a>>(server: &Url, body: &'a [u8]) -> Result<T, ApiError> {
@@ -298,7 +325,7 @@ impl LogStream {
                 return parse(&self.server, &line).map(Some);
             }
             if self.buffer.len() > MAX_TEXT_BYTES {
-                return Err(ApiError::NotApi { server: self.server.clone(), status: None });
+                return Err(ApiError::NotMinnow { server: self.server.clone(), status: None });
             }
             let server = &self.server;
             let lost = |source| ApiError::Lost { server: server.clone(), source };
@@ -312,6 +339,17 @@ impl LogStream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::watch,
+    };
+
     use super::*;
 
     fn client(server: &str) -> Client {
@@ -348,6 +386,77 @@ mod tests {
         let client = Client::new("http://127.0.0.1:9".parse().unwrap(), None).unwrap();
         let error = client.apps().await.unwrap_err();
         assert!(error.help().unwrap().contains("minnow login"), "{error:?}");
+    }
+
+    /// A node that takes requests, and holds every answer back until it is told to go on.
+    async fn slow_node(taken: Arc<AtomicUsize>, go_on: watch::Receiver<bool>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer_late(stream, Arc::clone(&taken), go_on.clone()));
+            }
+        });
+        format!("http://{address}")
+    }
+
+    async fn answer_late(mut stream: TcpStream, taken: Arc<AtomicUsize>, mut go_on: watch::Receiver<bool>) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let version = serde_json::json!({ "app": "a", "version": "1.0.0", "digest": Digest::of(b""), "published_ms": 0,
+            "size": 0, "weight": 0, "created": true });
+        let deployment =
+            serde_json::json!({ "app": "a", "revision": 1, "time_ms": 0, "cause": "deploy", "shares": [] });
+        let blob = serde_json::json!({ "digest": Digest::of(b""), "size": 0 });
+        let target = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap().to_owned();
+        let body = match target.as_str() {
+            target if target.contains("/versions/") => version,
+            target if target.contains("/blobs/") => blob,
+            _ => deployment,
+        };
+        taken.fetch_add(1, Ordering::Relaxed);
+        go_on.wait_for(|go_on| *go_on).await.unwrap();
+        let body = body.to_string();
+        let length = body.len();
+        let answer =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // What was sent along with the request stays unread; closing would reset the connection.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
+    }
+
+    #[tokio::test]
+    async fn what_may_take_long_has_no_time_limit() {
+        let (taken, (go_on, wait)) = (Arc::new(AtomicUsize::new(0)), watch::channel(false));
+        let mut client = client(&slow_node(Arc::clone(&taken), wait).await);
+        client.call_timeout = Duration::from_millis(50);
+        let (app, version) = (AppName::new("a").unwrap(), Version::new(1, 0, 0));
+        let (digest, deploy) = (Digest::of(b""), DeployRequest { version: None, weight: None });
+        let long = async {
+            tokio::join!(
+                client.put_blob(&digest, 1, "x".into()),
+                client.publish(&app, &version, b"{}".to_vec()),
+                client.deploy(&app, &deploy),
+                client.rollback(&app),
+            )
+        };
+        let short = async {
+            // Begun after the others, so that a limit of theirs would have run out before this one's.
+            while taken.load(Ordering::Relaxed) < 4 {
+                tokio::task::yield_now().await;
+            }
+            let refused = client.apps().await.unwrap_err();
+            assert!(matches!(&refused, ApiError::Lost { source, .. } if source.is_timeout()), "{refused:?}");
+            assert!(refused.help().unwrap().contains("minnow status"), "{refused:?}");
+            go_on.send_replace(true);
+        };
+        let ((blob, published, deployed, rolled_back), ()) = tokio::join!(long, short);
+        blob.unwrap();
+        published.unwrap();
+        deployed.unwrap();
+        rolled_back.unwrap();
     }
 
     #[test]

@@ -55,8 +55,12 @@ pub struct Connection {
 /// Finds the node and the token from the arguments, the environment and the login file.
 pub fn resolve(server: Option<&str>) -> anyhow::Result<Connection> {
     let credentials = Credentials::load(&path()?)?;
-    let token = env::var("MINNOW_TOKEN").ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-    choose(server, token, &credentials)
+    choose(server, variable("MINNOW_TOKEN"), &credentials)
+}
+
+/// A variable of the environment, unless it is blank.
+pub fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 fn choose(server: Option<&str>, token: Option<String>, credentials: &Credentials) -> anyhow::Result<Connection> {
@@ -84,7 +88,11 @@ pub fn parse_server(text: &str) -> anyhow::Result<Url> {
         let plain = format!("http://{text}").parse::<Url>();
         plain.and_then(|url| if is_loopback(&url) { Ok(url) } else { format!("https://{text}").parse() })
     };
-    let url = url.map_err(|error| refuse(&error.to_string()))?;
+    let mut url = url.map_err(|error| refuse(&error.to_string()))?;
+    // As a node prints it.
+    if url.path().trim_end_matches('/') == "/v1" {
+        url.set_path("/");
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(refuse("only http and https are known").into());
     }
@@ -92,7 +100,7 @@ pub fn parse_server(text: &str) -> anyhow::Result<Url> {
         return Err(refuse("a token does not go into the address").into());
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(refuse("an address has no path").into());
+        return Err(refuse("it has no path but /v1").into());
     }
     Ok(url)
 }
@@ -133,9 +141,16 @@ impl Credentials {
         }
     }
 
-    /// Writes the login file, readable by its owner only. It is replaced as a whole, so a crash leaves the old one.
+    /// Writes the login file, readable by its owner only. It is replaced as a whole, so a crash leaves the old one. Without
+    /// any login there is no file.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let failed = || Failure::new(format!("cannot write the login file {}", path.display()));
+        if *self == Self::default() {
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(failed),
+                _ => Ok(()),
+            };
+        }
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).with_context(failed)?;
         let text = toml::to_string(self).with_context(failed)?;
@@ -168,6 +183,10 @@ mod tests {
         stored().save(&path).unwrap();
         stored().save(&path).unwrap();
         assert_eq!(Credentials::load(&path).unwrap(), stored());
+        Credentials::default().save(&path).unwrap();
+        assert!(!path.exists(), "without a login there is no file");
+        Credentials::default().save(&path).unwrap();
+        stored().save(&path).unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -217,9 +236,11 @@ mod tests {
             ("node.example:7701", Some("https://node.example:7701/")),
             ("http://10.0.0.1:7701/", Some("http://10.0.0.1:7701/")),
             ("[::1]:7701", Some("http://[::1]:7701/")),
+            ("http://127.0.0.1:7701/v1", Some("http://127.0.0.1:7701/")),
+            ("127.0.0.1:7701/v1/", Some("http://127.0.0.1:7701/")),
             ("ftp://x", None),
             ("http://user:pw@x", None),
-            ("http://x/v1", None),
+            ("http://x/v2", None),
             ("", None),
         ] {
             assert_eq!(parse_server(text).ok().as_ref().map(Url::as_str), expected, "{text}");

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use minnow_model::{
     Manifest, Version,
-    manifest::{FILE_NAME, Parsed},
+    manifest::{FILE_NAME, Mistake, Parsed},
 };
 
 use crate::{
@@ -46,7 +46,8 @@ impl Project {
             };
             anyhow::Error::from(error).context(Failure::new(what).help(help))
         })?;
-        let parsed = Manifest::parse(&text, &path.display().to_string()).map_err(ManifestFailure)?;
+        let parsed = Manifest::parse(&text, &path.display().to_string())
+            .map_err(|errors| ManifestFailure(errors.and_missing(|parsed| missing(dir, parsed))))?;
         let dir = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
         Ok(Self { dir, parsed })
     }
@@ -63,6 +64,14 @@ impl Project {
             error @ PackError::Oci(_) => error.into(),
         })
     }
+}
+
+/// The files and folders that the manifest names and that are not in `dir`, as far as that can be told before a build.
+fn missing(dir: &Path, parsed: &Parsed) -> Vec<Mistake> {
+    let code =
+        parsed.prebuilt().filter(|(_, path)| !dir.join(path).exists()).map(|(name, _)| parsed.missing_wasm(name));
+    let folders = parsed.manifest.static_dirs.iter().filter(|(_, folder)| !dir.join(folder).exists());
+    code.chain(folders.map(|(prefix, _)| parsed.missing_static(prefix))).collect()
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ fn bar(bytes: u64, progress: Progress) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
         bar.set_style(style);
     }
+    // At once, also where the first bytes take their time.
+    bar.tick();
     bar
 }
 
@@ -85,8 +87,11 @@ fn spinner(progress: Progress) -> ProgressBar {
     if progress == Progress::Hidden {
         return ProgressBar::hidden();
     }
-    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    spinner.set_message("the node checks and compiles");
+    // Without a length the default style is that of a bar, which shows no message.
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+        .with_style(ProgressStyle::default_spinner())
+        .with_message("the node checks and compiles");
+    spinner.tick();
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     spinner
 }

@@ -46,10 +46,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The least that makes sense of each limit: one page of WebAssembly memory (64 KiB), one tick of the CPU meter (1 ms),
-    /// one invocation at a time. A queue and a request body may be refused altogether.
+    /// The least that makes sense of each limit: 1 MiB of memory, since compilers give a program's stack alone that much and
+    /// with less every request would fail, one tick of the CPU meter (1 ms), one invocation at a time. A queue and a request
+    /// body may be refused altogether.
     pub const LEAST: Self = Self {
-        memory_bytes: 64 * 1024,
+        memory_bytes: 1 << 20,
         cpu: Duration::from_millis(1),
         timeout: Duration::from_millis(1),
         concurrency: 1,
@@ -140,8 +141,8 @@ mod tests {
     #[test]
     fn a_limit_below_the_least_is_named_with_both_values() {
         assert_eq!(Limits::LEAST.below_least(), []);
-        let asked = Limits { cpu: Duration::ZERO, concurrency: 0, ..Limits::LEAST };
-        let expected = [("cpu", "0s", "1ms"), ("concurrency", "0", "1")];
+        let asked = Limits { memory_bytes: 64 << 10, cpu: Duration::ZERO, concurrency: 0, ..Limits::LEAST };
+        let expected = [("memory", "64.0 KiB", "1.0 MiB"), ("cpu", "0s", "1ms"), ("concurrency", "0", "1")];
         assert_eq!(asked.below_least(), expected.map(|(key, asked, least)| (key, asked.to_owned(), least.to_owned())));
     }
 

@@ -11,10 +11,12 @@ use std::{
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use minnow_gateway::GatewayConfig;
-use minnow_model::{AppName, LimitCaps, LogLine};
+use minnow_model::{AppName, LimitCaps, Limits, LogLine};
 use minnow_runtime::CompileLimits;
 use serde::Deserialize;
 use tokio::sync::mpsc;
+
+use crate::Domain;
 
 /// Where the data listener and the admin listener are unless told otherwise: on loopback.
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
@@ -34,7 +36,7 @@ pub struct Config {
     /// Where the control API answers.
     pub admin: SocketAddr,
     /// Apps answer at `APP.<domain>`, besides `APP.localhost`.
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
     /// The app that answers hosts that name none.
     pub default_app: Option<AppName>,
     /// Threads of the gateway; one for each core by default.
@@ -75,7 +77,7 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     pub http: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
     pub default_app: Option<AppName>,
 }
 
@@ -88,7 +90,9 @@ pub enum ConfigError {
     Invalid { path: PathBuf, message: String },
     #[error("no data directory is set; say where with --data-dir DIR or `data_dir` in the configuration")]
     NoDataDir,
-    #[error("{}: `{key}` must be at least {}", path.display(), in_units(key, *least))]
+    #[error("both listeners are to be at {0}; give `http` (apps) and `admin` (the control API) a port each")]
+    SameAddress(SocketAddr),
+    #[error("{}: `{key}` must be at least {}{}", path.display(), in_units(key, *least), consequence(key))]
     TooSmall { path: PathBuf, key: &'static str, least: u64 },
     #[error("{}: `{key}` must be at most {most}: {reason}", path.display())]
     TooLarge { path: PathBuf, key: &'static str, most: u64, reason: &'static str },
@@ -133,6 +137,10 @@ impl Config {
         let data_dir = overrides.data_dir.or(file.data_dir.clone()).ok_or(ConfigError::NoDataDir)?;
         let http = overrides.http.or(file.http).unwrap_or(DEFAULT_HTTP);
         let admin = overrides.admin.or(file.admin).unwrap_or(DEFAULT_ADMIN);
+        // Port 0 takes a free one for each.
+        if http == admin && http.port() != 0 {
+            return Err(ConfigError::SameAddress(http));
+        }
         let mut config = Self::new(data_dir, http, admin);
         file.apply(&mut config, path)?;
         config.domain = overrides.domain.or(config.domain);
@@ -154,7 +162,7 @@ struct File {
     data_dir: Option<PathBuf>,
     http: Option<SocketAddr>,
     admin: Option<SocketAddr>,
-    domain: Option<String>,
+    domain: Option<Domain>,
     default_app: Option<AppName>,
     #[serde(with = "humantime_serde")]
     drain: Option<Duration>,
@@ -234,11 +242,16 @@ impl File {
         };
         at_least("sandboxes.max", self.sandboxes.max.map(u64::from), 1)?;
         at_least("gateway.max_connections", self.gateway.max_connections.map(|value| value as u64), 1)?;
-        at_least("limits.memory", self.limits.memory.map(|size| size.as_u64()), 64 << 10)?;
+        at_least("limits.memory", self.limits.memory.map(|size| size.as_u64()), Limits::LEAST.memory_bytes)?;
         at_least("limits.cpu", self.limits.cpu.map(in_ms), 1)?;
         at_least("limits.timeout", self.limits.timeout.map(in_ms), 1)?;
         at_least("limits.concurrency", self.limits.concurrency.map(u64::from), 1)?;
+        at_least("sandboxes.memory", self.sandboxes.memory.map(|size| size.as_u64()), 16 << 20)?;
+        at_least("sandboxes.code", self.sandboxes.code.map(|size| size.as_u64()), 1 << 20)?;
         at_least("compile.memory", self.compile.memory.map(|size| size.as_u64()), 64 << 20)?;
+        at_least("compile.cpu", self.compile.cpu.map(in_ms), 100)?;
+        at_least("bundles.max_size", self.bundles.max_size.map(|size| size.as_u64()), 64 << 10)?;
+        at_least("bundles.max_wasm", self.bundles.max_wasm.map(|size| size.as_u64()), 64 << 10)?;
         at_least("logs.segment", self.logs.segment.map(|size| size.as_u64()), 64 << 10)?;
         at_least("logs.max_size", self.logs.max_size.map(|size| size.as_u64()), 1 << 20)?;
         at_least("logs.segments_per_app", self.logs.segments_per_app.map(|count| count as u64), 1)?;
@@ -279,10 +292,21 @@ fn in_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What a value that is too small would lead to, where the name of the key does not say it.
+fn consequence(key: &str) -> &'static str {
+    match key {
+        "limits.memory" | "sandboxes.memory" => ": below that no usual function can run",
+        "sandboxes.code" => ": below that the code of no usual function stays loaded",
+        "compile.memory" | "compile.cpu" => ": below that no usual function can be compiled",
+        "bundles.max_size" | "bundles.max_wasm" => ": below that no usual app can be published",
+        _ => "",
+    }
+}
+
 /// A bound as it is written in the file.
 fn in_units(key: &str, least: u64) -> String {
     match key {
-        "limits.cpu" | "limits.timeout" => format!("{least}ms"),
+        "limits.cpu" | "limits.timeout" | "compile.cpu" => format!("{least}ms"),
         _ if least >= 1 << 20 && least.is_multiple_of(1 << 20) => format!("{}MiB", least >> 20),
         _ if least >= 1 << 10 && least.is_multiple_of(1 << 10) => format!("{}KiB", least >> 10),
         _ => least.to_string(),
@@ -334,11 +358,21 @@ mod tests {
             ("htpp = \"x\"", "htpp"),
             ("[limits]\nmemory = \"lots\"", "line 2"),
             ("drain = \"soon\"", "line 1"),
+            ("drain = \"1s\"\ndomain = \"apps.example.org:80\"", "line 2"),
+            ("domain = \"http://apps.example.org\"", "write the name alone"),
             ("[sandboxes]\nmax = 0", "`sandboxes.max` must be at least 1"),
             ("[limits]\ncpu = \"0s\"", "`limits.cpu` must be at least 1ms"),
             ("[compile]\nmemory = \"1MB\"", "`compile.memory` must be at least 64MiB"),
             ("[logs]\nmax_size = \"0\"", "`logs.max_size` must be at least 1MiB"),
+            ("[sandboxes]\nmemory = \"0\"", "`sandboxes.memory` must be at least 16MiB"),
+            ("[sandboxes]\nmemory = \"15MiB\"", "below that no usual function can run"),
+            ("[sandboxes]\ncode = \"512kB\"", "`sandboxes.code` must be at least 1MiB"),
+            ("[limits]\nmemory = \"64KiB\"", "`limits.memory` must be at least 1MiB"),
+            ("[compile]\ncpu = \"1ms\"", "`compile.cpu` must be at least 100ms"),
+            ("[bundles]\nmax_size = \"1KiB\"", "`bundles.max_size` must be at least 64KiB"),
+            ("[bundles]\nmax_wasm = \"1KiB\"", "`bundles.max_wasm` must be at least 64KiB"),
             ("[sandboxes]\nmax = 1501", "`sandboxes.max` must be at most 1500"),
+            ("http = \"127.0.0.1:7701\"", "a port each"),
             ("[egress]\nprivate_networks = [\"10.0.0.0/99\"]", "line 2"),
         ] {
             let error = load(text).unwrap_err().to_string();

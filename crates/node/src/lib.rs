@@ -6,7 +6,9 @@
 
 mod admin;
 pub mod config;
+pub mod domain;
 mod node;
 
 pub use config::{Config, ConfigError, Overrides};
+pub use domain::{Domain, DomainError};
 pub use node::{Node, StartError};

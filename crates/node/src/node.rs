@@ -10,7 +10,7 @@ use minnow_store::{Blobs, DataDir};
 use minnow_telemetry::{LogConfig, Logs, Metrics, Tracer};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::{Config, admin};
+use crate::{Config, Domain, admin};
 
 /// How long spans that were not sent yet may take at shutdown.
 const FLUSH_SPANS: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ impl Node {
             metrics,
             tracer: tracer.clone(),
             config: GatewayConfig {
-                domain: config.domain.clone(),
+                domain: config.domain.as_ref().map(ToString::to_string),
                 default_app: config.default_app.clone(),
                 trust_forwarded: config.trust_forwarded,
                 max_connections: config.max_connections,
@@ -201,7 +201,7 @@ fn open_logs(dir: &DataDir, config: &mut Config, metrics: &Metrics) -> Result<Lo
 }
 
 fn control_config(config: &Config, http: SocketAddr) -> ControlConfig {
-    let domain = config.domain.clone().unwrap_or_else(|| "localhost".into());
+    let domain = config.domain.as_ref().map_or("localhost", Domain::as_str);
     let mut control = ControlConfig::new(http, domain);
     control.default_app = config.default_app.clone();
     control.caps = config.caps;

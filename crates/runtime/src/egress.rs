@@ -76,6 +76,7 @@ impl Egress {
         let mut connector = HttpConnector::new_with_resolver(Resolver {
             allowed: allowed.clone(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            ask: Arc::new(|name| (name, 0).to_socket_addrs().map(Iterator::collect)),
         });
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -207,7 +208,11 @@ impl Allowed {
 struct Resolver {
     allowed: Allowed,
     lookups: Arc<Semaphore>,
+    ask: Ask,
 }
+
+/// Asks for the addresses of a name. Blocks, perhaps for long.
+type Ask = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The bounds on look-ups of the apps that send requests now.
 #[derive(Default)]
@@ -227,12 +232,13 @@ impl AppLookups {
     }
 }
 
-/// Asks the system's resolver on a thread of its own: threads for blocking work also read files, which must not wait for
+/// Asks the resolver on a thread of its own: threads for blocking work also read files, which must not wait for
 /// a name server. The places are given back when the resolver is done, whether or not anybody still waits for it.
 async fn look_up(
     name: String,
     of_app: Option<Arc<Semaphore>>,
     of_node: Arc<Semaphore>,
+    ask: Ask,
 ) -> Result<Vec<SocketAddr>, Unresolved> {
     let of_app = match of_app {
         Some(of_app) => Some(of_app.acquire_owned().await.map_err(|_| Unresolved)?),
@@ -241,7 +247,7 @@ async fn look_up(
     let of_node = of_node.acquire_owned().await.map_err(|_| Unresolved)?;
     let (found, answer) = oneshot::channel();
     let asking = move || {
-        let addresses = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+        let addresses = ask(&name);
         drop((of_app, of_node));
         // Nobody waits any more: the request has timed out or was given up.
         let _ = found.send(addresses);
@@ -273,8 +279,9 @@ impl tower_service::Service<Name> for Resolver {
         let allowed = self.allowed.clone();
         let of_app = LOOKUPS_OF_APP.try_with(Arc::clone).ok();
         let of_node = Arc::clone(&self.lookups);
+        let ask = Arc::clone(&self.ask);
         Box::pin(async move {
-            let asking = look_up(name.as_str().to_owned(), of_app, of_node);
+            let asking = look_up(name.as_str().to_owned(), of_app, of_node, ask);
             let found = tokio::time::timeout(CONNECT, asking).await.unwrap_or(Err(Unresolved));
             let found = found.map_err(io::Error::other)?;
             if found.is_empty() {
@@ -368,5 +375,101 @@ impl<B: http_body::Body<Data = Bytes, Error = Error> + Unpin> http_body::Body fo
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, atomic::AtomicUsize};
+
+    use futures::future::join_all;
+    use tower_service::Service as _;
+
+    use super::*;
+
+    /// A name server that answers once it is told to, and counts who asks.
+    #[derive(Default)]
+    struct Silent {
+        asked: AtomicUsize,
+        answers: Mutex<bool>,
+        told: Condvar,
+    }
+
+    impl Silent {
+        fn resolver(self: &Arc<Self>) -> Resolver {
+            let server = Arc::clone(self);
+            let ask = move |_: &str| {
+                server.asked.fetch_add(1, Relaxed);
+                let answers = server.answers.lock().unwrap();
+                drop(server.told.wait_while(answers, |answers| !*answers).unwrap());
+                Ok(vec![SocketAddr::from(([192, 0, 2, 1], 0)), SocketAddr::from(([1, 1, 1, 1], 0))])
+            };
+            let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+            Resolver { allowed: Allowed(Arc::new([])), lookups, ask: Arc::new(ask) }
+        }
+
+        fn answer(&self) {
+            *self.answers.lock().unwrap() = true;
+            self.told.notify_all();
+        }
+
+        /// Threads ask in their own time: waits until so many have.
+        fn asked(&self, expected: usize) -> bool {
+            let deadline = std::time::Instant::now() + Duration::from_secs(60);
+            while self.asked.load(Relaxed) < expected && std::time::Instant::now() < deadline {
+                thread::yield_now();
+            }
+            self.asked.load(Relaxed) == expected
+        }
+    }
+
+    /// Looks a name up for each of these apps.
+    async fn look_up_for(resolver: &Resolver, lookups: &AppLookups, apps: &[String]) -> Vec<io::Result<Vec<IpAddr>>> {
+        let calls = apps.iter().map(|app| {
+            let of_app = lookups.of(&Tenant::default(), &app.parse().unwrap());
+            let mut resolver = resolver.clone();
+            LOOKUPS_OF_APP.scope(of_app, async move {
+                let found = resolver.call("example.org".parse().unwrap()).await?;
+                Ok(found.map(|address| address.ip()).collect())
+            })
+        });
+        join_all(calls).await
+    }
+
+    // The clock of these tests stands still while something runs, and goes to the next timer when nothing does.
+    #[tokio::test(start_paused = true)]
+    async fn look_ups_that_nobody_answers_are_bounded_in_time_and_number() {
+        let (server, lookups) = (Arc::new(Silent::default()), AppLookups::default());
+        let resolver = server.resolver();
+        let began = Instant::now();
+        let of_one = vec!["one".to_owned(); 5 * MAX_LOOKUPS_PER_APP];
+        let found = look_up_for(&resolver, &lookups, &of_one).await;
+        assert!(found.iter().all(Result::is_err), "{found:?}");
+        assert_eq!(began.elapsed().as_secs(), CONNECT.as_secs());
+        assert!(server.asked(MAX_LOOKUPS_PER_APP), "one app asked {:?} times", server.asked);
+
+        // The threads still wait, so that the app gets no more of them, and others get what is left.
+        let many: Vec<String> = (0..5 * MAX_LOOKUPS).map(|index| format!("app-{}", index % 40)).collect();
+        let found = look_up_for(&resolver, &lookups, &[of_one, many].concat()).await;
+        assert!(found.iter().all(Result::is_err), "{found:?}");
+        assert!(server.asked(MAX_LOOKUPS), "all apps asked {:?} times", server.asked);
+        server.answer();
+    }
+
+    #[tokio::test]
+    async fn places_for_look_ups_come_back_when_the_name_server_does() {
+        let (server, lookups) = (Arc::new(Silent::default()), AppLookups::default());
+        let resolver = server.resolver();
+        let all = vec!["one".to_owned(); 5 * MAX_LOOKUPS_PER_APP];
+        {
+            let mut given_up = std::pin::pin!(look_up_for(&resolver, &lookups, &all));
+            assert!(futures::poll!(&mut given_up).is_pending());
+        }
+        assert!(server.asked(MAX_LOOKUPS_PER_APP), "{:?}", server.asked);
+        server.answer();
+        for found in look_up_for(&resolver, &lookups, &all).await {
+            // The address that is not public is left out.
+            assert_eq!(found.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use crate::{
     Runtime,
     admission::Admission,
     kind::GuestKind,
-    meter::now_ms,
+    meter::{monotonic_ns, now_ms},
     wasm::{Crew, WarmInstance},
 };
 
@@ -48,6 +48,7 @@ pub struct Function {
     /// Whether the sweep knows of this function.
     is_swept: AtomicBool,
     crew: Crew,
+    printing: LineRate,
 }
 
 impl Function {
@@ -60,6 +61,7 @@ impl Function {
             warm: Mutex::default(),
             is_swept: AtomicBool::new(false),
             crew: Crew::default(),
+            printing: LineRate::default(),
             spec,
         })
     }
@@ -89,16 +91,21 @@ impl Function {
 
     pub(crate) fn metrics(&self) -> &FunctionMetrics {
         let spec = &self.spec;
-        self.metrics.get_or_init(|| self.runtime.metrics.function(&spec.tenant, &spec.app, &spec.function))
+        let metrics = &self.runtime.metrics;
+        self.metrics.get_or_init(|| metrics.function(&spec.tenant, &spec.app, &spec.version, &spec.function))
     }
 
     pub(crate) fn crew(&self) -> &Crew {
         &self.crew
     }
 
-    /// Writes a line to the app's log.
+    /// Writes a line to the app's log, or counts it as dropped when the function prints too fast.
     pub(crate) fn log(&self, level: Level, source: LogSource, request_id: Option<RequestId>, message: String) {
         let spec = &self.spec;
+        // What the node itself has to say comes at most a few times for each request.
+        if source != LogSource::Node && !self.printing.has_room(monotonic_ns()) {
+            return self.runtime.logs.lose(&spec.tenant, &spec.app);
+        }
         self.runtime.logs.write(LogLine {
             time_ms: now_ms(),
             level,
@@ -144,5 +151,57 @@ impl Function {
         // Tearing an instance down takes longer than the lock should be held.
         drop(gone);
         left
+    }
+}
+
+/// Lines that a function may print each second, and on top of that at once. A line for each request of a node that is busy
+/// with this function alone is some thousands a second; what prints more has gone astray, and would wear out the disk and
+/// leave the log with the last moments only.
+const LINES_PER_SECOND: u64 = 10_000;
+const LINES_AT_ONCE: u64 = 20_000;
+
+/// How full the bucket is that a function's lines drip out of: a leaky bucket in one number (the generic cell rate
+/// algorithm of ITU-T I.371).
+#[derive(Debug, Default)]
+struct LineRate {
+    /// When the bucket will be empty, in nanoseconds on the monotonic clock.
+    empty_at_ns: AtomicU64,
+}
+
+impl LineRate {
+    const LINE_NS: u64 = 1_000_000_000 / LINES_PER_SECOND;
+    const FULL_NS: u64 = Self::LINE_NS * LINES_AT_ONCE;
+
+    /// Puts a line in, unless the bucket is full.
+    fn has_room(&self, now_ns: u64) -> bool {
+        let put = |empty_at_ns: u64| {
+            let empty_at_ns = empty_at_ns.max(now_ns) + Self::LINE_NS;
+            (empty_at_ns - now_ns <= Self::FULL_NS).then_some(empty_at_ns)
+        };
+        self.empty_at_ns.fetch_update(Relaxed, Relaxed, put).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_prints_at_once_what_fits_and_then_at_its_rate() {
+        let rate = LineRate::default();
+        let second = 1_000_000_000;
+        for (what, from_s, to_s, tried, expected) in [
+            ("all at once", 5, 5, 30_000, LINES_AT_ONCE),
+            ("more at once", 5, 5, 10, 0),
+            ("a second later", 6, 6, 30_000, LINES_PER_SECOND),
+            ("too many for ten seconds", 6, 16, 1_000_000, 10 * LINES_PER_SECOND),
+            ("after a rest", 100, 100, 30_000, LINES_AT_ONCE),
+            ("few for long", 200, 300, 500_000, 500_000),
+        ] {
+            let span_ns = (to_s - from_s) * second;
+            let times = (0..tried).map(|line| from_s * second + span_ns / tried * line);
+            let printed = times.filter(|now_ns| rate.has_room(*now_ns)).count() as u64;
+            assert!(printed.abs_diff(expected) <= 2, "{what}: {printed}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
 //! from a request to its answer), then `wasm`. `admission`, `ticker`, `worker` and `meter` are the limits: who may start, how
-//! long a guest runs before others do, and what it has used. `egress` is the way out; `compile` makes code ready to run.
+//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; `compile` makes code ready to run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -15,6 +15,7 @@ pub mod invocation;
 pub mod kind;
 pub mod live;
 mod meter;
+pub mod response;
 mod runtime;
 mod ticker;
 mod wasm;

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -13,7 +13,11 @@ use std::{
 use minnow_model::{Level, LogSource, RequestId, Usage, problem::Code};
 use tokio::sync::oneshot;
 
-use crate::{Function, invocation::TraceContext, worker::Turn};
+use crate::{
+    Function,
+    invocation::{BodyError, TraceContext},
+    worker::Turn,
+};
 
 /// One invocation, shared by the sandbox, the response body and the request that waits for it. When the last of them is
 /// gone, the invocation has ended and its usage is recorded.
@@ -34,6 +38,10 @@ pub(crate) struct Run {
     status: AtomicU16,
     /// Index into `Code::all()` plus one; 0 while nothing failed. The first failure stays.
     failure: AtomicU8,
+    /// The request has a body that the guest has not read to its end.
+    request_unread: AtomicBool,
+    /// Why the request's body broke off, once the guest has come to where it did.
+    request_broke_off: OnceLock<BodyError>,
     on_end: Mutex<Option<oneshot::Sender<Usage>>>,
 }
 
@@ -59,6 +67,8 @@ impl Run {
             has_returned: AtomicBool::new(false),
             status: AtomicU16::new(0),
             failure: AtomicU8::new(0),
+            request_unread: AtomicBool::new(false),
+            request_broke_off: OnceLock::new(),
             on_end: Mutex::new(on_end),
         }
     }
@@ -75,6 +85,21 @@ impl Run {
 
     pub(crate) fn failure(&self) -> Option<Code> {
         code_at(self.failure.load(Relaxed))
+    }
+
+    /// Whether there is something left of the request's body that the guest has not read.
+    pub(crate) fn request_is_to_be_read(&self, is_left: bool) {
+        self.request_unread.store(is_left, Relaxed);
+    }
+
+    /// The guest was told that the request's body breaks off.
+    pub(crate) fn request_broke_off(&self, why: BodyError) {
+        let _ = self.request_broke_off.set(why);
+    }
+
+    /// Why the guest could not read all of the request's body, if it could not.
+    pub(crate) fn broken_request(&self) -> Option<&BodyError> {
+        self.request_broke_off.get()
     }
 
     /// The status that the client gets.
@@ -115,6 +140,15 @@ impl Run {
         self.function.log(level, source, Some(self.id), message);
     }
 
+    /// Whether the guest failed over a request that broke off, or was stopped when its client went away in the middle of it.
+    fn ended_with_its_request(&self) -> bool {
+        let is_broken = self.broken_request().is_some();
+        match self.failure() {
+            Some(_) => is_broken,
+            None => !self.has_returned.load(Relaxed) && (is_broken || self.request_unread.load(Relaxed)),
+        }
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             wall: self.started.elapsed(),
@@ -129,9 +163,14 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         let usage = self.usage();
-        // 499, as nginx logs it: the client went away before there was an answer.
         let status = match self.status.load(Relaxed) {
+            // 499, as nginx logs it: the client went away before there was an answer.
             0 => 499,
+            // Or the answer had begun, and went no further because the request did not.
+            ..400 if self.ended_with_its_request() => match self.broken_request() {
+                Some(BodyError::TooLarge(_)) => Code::RequestTooLarge.status(),
+                _ => 499,
+            },
             status => status,
         };
         self.function.metrics().record(status, self.failure(), &usage);
@@ -164,7 +203,7 @@ fn thread_cpu_ns() -> u64 {
 }
 
 /// The monotonic clock, in nanoseconds. No system call: 25 ns.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic))
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
-use minnow_model::{Digest, LimitCaps, Problem, RequestId, problem::Code as ProblemCode};
+use minnow_model::{Digest, Level, LimitCaps, LogSource, Problem, RequestId, problem::Code as ProblemCode};
 use minnow_telemetry::{Logs, Metrics, metrics::Held};
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
@@ -29,6 +29,7 @@ use crate::{
     egress::Egress,
     invocation::{Body, BodyError, Invocation, Outcome},
     meter::Run,
+    response,
     ticker::{Ticker, Ticking},
     wasm::{self, Code, Engines, LoadError},
 };
@@ -180,10 +181,19 @@ impl Runtime {
         // The body of an answer to HEAD is dropped at once; that is not the client going away.
         let mut guest = Guest { task, is_done: is_head };
         match answer.await {
-            Ok(response) => {
-                run.answered(response.status().as_u16());
-                Ok(response.map_with_length(guest, run))
-            }
+            // Whatever the function made of half a body: the client is told why it was half.
+            Ok(_) if is_too_large(&run) => Err(answer_problem(&run)),
+            Ok(response) => match response::check(&response, is_head) {
+                Ok(length) => {
+                    run.answered(response.status().as_u16());
+                    Ok(response.map_with_length(length, guest, run))
+                }
+                Err(error) => {
+                    run.fail(ProblemCode::InvalidResponse);
+                    run.log(Level::Error, LogSource::Node, format!("the response cannot be sent: {error}"));
+                    Err(answer_problem(&run))
+                }
+            },
             Err(_) => {
                 // A guest can give its only way to answer away before it ends; why it did is known at its end.
                 if let Some(task) = &mut guest.task {
@@ -375,8 +385,16 @@ fn problem(code: ProblemCode, id: RequestId) -> Box<Problem> {
     Box::new(Problem::new(code).request_id(id))
 }
 
+/// Whether the request's body grew beyond the function's limit.
+fn is_too_large(run: &Run) -> bool {
+    matches!(run.broken_request(), Some(BodyError::TooLarge(_)))
+}
+
 /// The problem that a run without an answer ends in.
 fn answer_problem(run: &Run) -> Box<Problem> {
+    if is_too_large(run) {
+        run.fail(ProblemCode::RequestTooLarge);
+    }
     let code = run.failure().unwrap_or_else(|| run.without_answer());
     run.answered(code.status());
     problem(code, run.id)
@@ -409,13 +427,11 @@ struct ResponseBody {
 }
 
 trait IntoResponseBody {
-    fn map_with_length(self, guest: Guest, run: Arc<Run>) -> http::Response<Body>;
+    fn map_with_length(self, length: Option<u64>, guest: Guest, run: Arc<Run>) -> http::Response<Body>;
 }
 
 impl IntoResponseBody for http::Response<Body> {
-    fn map_with_length(self, guest: Guest, run: Arc<Run>) -> http::Response<Body> {
-        let length = self.headers().get(http::header::CONTENT_LENGTH);
-        let remaining = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse().ok());
+    fn map_with_length(self, remaining: Option<u64>, guest: Guest, run: Arc<Run>) -> http::Response<Body> {
         self.map(|inner| {
             let mut body = ResponseBody { inner, guest, remaining, run, deadline: None };
             body.guest.is_done |= body.inner.is_end_stream() || remaining == Some(0);
@@ -435,7 +451,7 @@ impl http_body::Body for ResponseBody {
                 let sent = frame.data_ref().map_or(0, Bytes::len) as u64;
                 // hyper drops a body of known length with its last byte, without asking for its end.
                 self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(sent));
-                self.guest.is_done |= self.remaining == Some(0);
+                self.guest.is_done |= self.remaining == Some(0) || self.inner.is_end_stream();
             }
             // A guest that was stopped leaves a body that looks complete; the client must see that it is not.
             Poll::Ready(None) if self.run.failure().is_some() => return Poll::Ready(Some(Err(BodyError::Guest))),

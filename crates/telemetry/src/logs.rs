@@ -53,7 +53,7 @@ pub struct LogConfig {
     /// The oldest segments of an app beyond this many are deleted. Default 8, so 32 MiB for an app, which is some
     /// 150,000 lines of the usual 200 bytes.
     pub segments_per_app: usize,
-    /// All segments together, in bytes; the oldest of any app are deleted first. Default 1 GiB.
+    /// All segments together, in bytes; beyond it the app that has most loses its oldest. Default 1 GiB.
     pub max_total_bytes: u64,
     /// Called for each line on the writer's thread, for `dev` to print. Must not panic.
     pub echo: Option<Echo>,
@@ -126,6 +126,11 @@ impl Logs {
     pub fn write(&self, mut line: LogLine) {
         cut(&mut line.message);
         self.shared.queue.push(line);
+    }
+
+    /// Counts a line of this app as dropped that is not worth taking: whoever writes it writes too many.
+    pub fn lose(&self, tenant: &Tenant, app: &AppName) {
+        self.shared.queue.lose((tenant.clone(), app.clone()));
     }
 
     /// The newest `limit` lines that match, in time order, with every line written before the call. Blocks on the disk

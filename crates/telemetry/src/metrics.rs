@@ -1,26 +1,35 @@
 //! What a node counts and times, for Prometheus.
 //!
 //! A function's instruments come into being with its first request, so that deployed functions that nobody calls cost
-//! nothing; the labels are those of functions only (tenant, app, function), never of requests, so the number of series
-//! is bounded by what is deployed. Recording touches atomics only; all text is made at scrape time, in `exposition`.
+//! nothing; the labels are those of functions only (tenant, app, version, function), never of requests, so the number of
+//! series is bounded by what is deployed: [`Metrics::deployed`] drops those of versions that are long gone. Recording
+//! touches atomics only; all text is made at scrape time, in `exposition`.
 
 mod exposition;
 mod instrument;
+mod tally;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use minnow_model::{AppName, Code, FunctionName, Tenant, Usage};
+use minnow_model::{AppName, Code, FunctionName, Tenant, Usage, Version};
 use prometheus_client::registry::Registry;
 
-pub use self::instrument::{Counter, Gauge, Held};
 use self::{exposition::Exposition, instrument::Histogram};
+pub use self::{
+    instrument::{Counter, Gauge, Held},
+    tally::Tally,
+};
+
+/// How many versions of an app have series: the two that can be live, and the two that were live before them, so that a
+/// scrape still finds what a version counted last, and a rollback goes on counting where it was.
+const KEPT_VERSIONS: usize = 4;
 
 /// All metrics of a node. Clones share them.
 #[derive(Clone)]
@@ -34,6 +43,8 @@ pub struct Metrics {
 struct Instruments {
     version: &'static str,
     functions: RwLock<BTreeMap<FunctionKey, Arc<FunctionMetrics>>>,
+    /// How often [`Metrics::deployed`] was called.
+    deployments: AtomicU64,
     gateway: Responses,
     statics: Responses,
     compile: Histogram,
@@ -44,8 +55,20 @@ struct Instruments {
     log_lines_dropped: Counter,
 }
 
-/// Which function.
-type FunctionKey = (Tenant, AppName, FunctionName);
+/// Which function of which version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct FunctionKey {
+    tenant: Tenant,
+    app: AppName,
+    version: Version,
+    function: FunctionName,
+}
+
+impl FunctionKey {
+    fn is_of(&self, tenant: &Tenant, app: &AppName) -> bool {
+        self.tenant == *tenant && self.app == *app
+    }
+}
 
 impl Metrics {
     /// The content type of [`Metrics::encode`]'s text (OpenMetrics 1.0, which Prometheus asks for first).
@@ -56,6 +79,7 @@ impl Metrics {
         let instruments = Arc::new(Instruments {
             version,
             functions: RwLock::default(),
+            deployments: AtomicU64::new(0),
             gateway: Responses::default(),
             statics: Responses::default(),
             compile: Histogram::of_durations(),
@@ -71,21 +95,62 @@ impl Metrics {
     }
 
     /// A function's instruments, made at the first call. Look them up once and keep them: this takes a lock.
-    pub fn function(&self, tenant: &Tenant, app: &AppName, function: &FunctionName) -> Arc<FunctionMetrics> {
-        let key = (tenant.clone(), app.clone(), function.clone());
+    pub fn function(
+        &self,
+        tenant: &Tenant,
+        app: &AppName,
+        version: &Version,
+        function: &FunctionName,
+    ) -> Arc<FunctionMetrics> {
+        let key = FunctionKey {
+            tenant: tenant.clone(),
+            app: app.clone(),
+            version: version.clone(),
+            function: function.clone(),
+        };
         let functions = self.instruments.functions.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = functions.get(&key) {
             return Arc::clone(found);
         }
         drop(functions);
         let mut functions = self.instruments.functions.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(functions.entry(key).or_default())
+        let made = functions.entry(key).or_default();
+        made.deployment.store(self.instruments.deployments.load(Ordering::Relaxed), Ordering::Relaxed);
+        Arc::clone(made)
+    }
+
+    /// Says which versions of an app get traffic from now on, after each deployment. Their tallies begin anew; series of
+    /// versions that are not among the last [`KEPT_VERSIONS`] of the app are dropped.
+    pub fn deployed(&self, tenant: &Tenant, app: &AppName, live: &[Version]) {
+        let mut functions = self.instruments.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let now = self.instruments.deployments.fetch_add(1, Ordering::Relaxed) + 1;
+        // Those that are live count although nobody may have called them yet.
+        let mut last_live: BTreeMap<Version, u64> = live.iter().map(|version| (version.clone(), now)).collect();
+        for (key, metrics) in functions.iter().filter(|(key, _)| key.is_of(tenant, app)) {
+            if live.contains(&key.version) {
+                metrics.deployment.store(now, Ordering::Relaxed);
+                metrics.begin_tally();
+            }
+            let last = last_live.entry(key.version.clone()).or_default();
+            *last = (*last).max(metrics.deployment.load(Ordering::Relaxed));
+        }
+        let mut newest: Vec<(u64, Version)> = last_live.into_iter().map(|(version, last)| (last, version)).collect();
+        newest.sort_unstable_by(|one, other| other.cmp(one));
+        let kept: BTreeSet<Version> = newest.into_iter().take(KEPT_VERSIONS).map(|(_, version)| version).collect();
+        functions.retain(|key, _| !key.is_of(tenant, app) || kept.contains(&key.version));
+    }
+
+    /// What the functions of a version did since [`Metrics::deployed`] was last called with it, or since the node started.
+    pub fn tally(&self, tenant: &Tenant, app: &AppName, version: &Version) -> Tally {
+        let functions = self.instruments.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let of_version = functions.iter().filter(|(key, _)| key.is_of(tenant, app) && key.version == *version);
+        of_version.fold(Tally::default(), |sum, (_, metrics)| sum.plus(&metrics.tally()))
     }
 
     /// Forgets a deleted app's functions.
     pub fn remove_app(&self, tenant: &Tenant, app: &AppName) {
         let mut functions = self.instruments.functions.write().unwrap_or_else(PoisonError::into_inner);
-        functions.retain(|(of_tenant, of_app, _), _| of_tenant != tenant || of_app != app);
+        functions.retain(|key, _| !key.is_of(tenant, app));
     }
 
     /// Counts a request that reached no function and no static file: an unknown host or path, malformed HTTP.
@@ -137,9 +202,13 @@ impl Metrics {
     }
 }
 
-/// The instruments of one function, for all its versions. About 1 KiB.
+/// The instruments of one function of one version. About 1 KiB.
 #[derive(Debug)]
 pub struct FunctionMetrics {
+    /// The deployment with which its version was live last, counted by [`Metrics::deployed`].
+    deployment: AtomicU64,
+    /// What there was when the live deployment began, where there was something.
+    before: Mutex<Option<Box<Tally>>>,
     responses: Responses,
     duration: Histogram,
     queue: Histogram,
@@ -156,6 +225,8 @@ pub struct FunctionMetrics {
 impl Default for FunctionMetrics {
     fn default() -> Self {
         Self {
+            deployment: AtomicU64::new(0),
+            before: Mutex::default(),
             responses: Responses::default(),
             duration: Histogram::of_durations(),
             queue: Histogram::of_durations(),
@@ -200,6 +271,28 @@ impl FunctionMetrics {
         self.load.observe_duration(duration);
     }
 
+    /// All that was counted so far.
+    fn total(&self) -> Tally {
+        let (requests, failed) = self.responses.seen().fold((0, 0), |(all, failed), (class, _, count)| {
+            (all + count, if class == FAILED { failed + count } else { failed })
+        });
+        Tally::new(requests, failed, self.duration.counts())
+    }
+
+    /// From here on [`FunctionMetrics::tally`] counts anew.
+    fn begin_tally(&self) {
+        let total = self.total();
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(total));
+    }
+
+    fn tally(&self) -> Tally {
+        let total = self.total();
+        match &*self.before.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(before) => total.since(before),
+            None => total,
+        }
+    }
+
     /// Counts a live sandbox until the answer is dropped.
     pub fn sandbox(&self) -> Held {
         self.sandboxes.hold()
@@ -222,7 +315,10 @@ struct Responses {
 /// A counter for each of 1xx to 5xx.
 type Classes = [AtomicU64; CLASS_NAMES.len()];
 
-const CLASS_NAMES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const CLASS_NAMES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", FAILED];
+
+/// The class of responses that say that the function or the node failed.
+const FAILED: &str = "5xx";
 
 impl Responses {
     fn count(&self, status: u16, code: Option<Code>) {

@@ -35,6 +35,11 @@ use tokio::sync::oneshot;
 const SERVICE_NAME: &str = "minnow";
 /// A collector that cannot be reached is reported once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// The longest text of a client's in a span, in bytes: a head of 64 KiB may be all path, and thousands of spans wait in the
+/// queue. Collectors cut long values too, most at 1 KiB to 4 KiB.
+const MAX_TEXT_BYTES: usize = 1024;
+/// The methods that the conventions know (RFC 9110, RFC 5789). A client may make up others without end.
+const KNOWN_METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// Records spans. Clones share the queue.
 #[derive(Clone)]
@@ -65,12 +70,11 @@ pub struct SpanRecord<'a> {
     pub parent_id: Option<u64>,
     /// As [`Tracer::flags`] gave them; a span without bit 0 (`sampled`) is not sent.
     pub flags: u8,
-    /// Of few different values, such as `GET hello/api`: collectors group by it.
-    pub name: String,
     pub start: SystemTime,
     pub end: SystemTime,
+    /// As the client sent it. One that the conventions do not know is recorded as `_OTHER`.
     pub method: &'a str,
-    /// Without the query.
+    /// Without the query. Recorded up to 1,024 bytes.
     pub path: &'a str,
     /// The HTTP status that the client got.
     pub status: u16,
@@ -135,7 +139,7 @@ impl Tracer {
             parent_span_id: span.parent_id.map_or(SpanId::INVALID, SpanId::from),
             parent_span_is_remote: span.parent_id.is_some(),
             span_kind: SpanKind::Server,
-            name: span.name.into(),
+            name: name(&span).into(),
             start_time: span.start,
             end_time: span.end,
             attributes,
@@ -162,14 +166,36 @@ impl Tracer {
     }
 }
 
+fn known_method(method: &str) -> Option<&'static str> {
+    KNOWN_METHODS.into_iter().find(|known| *known == method)
+}
+
+/// The span's name, such as `GET hello/api`. Collectors group by it, so it takes few different values.
+fn name(span: &SpanRecord<'_>) -> String {
+    let method = known_method(span.method).unwrap_or("HTTP");
+    match (span.app, span.function) {
+        (Some(app), Some(function)) => format!("{method} {app}/{function}"),
+        _ => method.to_owned(),
+    }
+}
+
+/// The beginning of a client's text, as much as a span keeps.
+fn bounded(text: &str) -> String {
+    text.split_at(text.floor_char_boundary(MAX_TEXT_BYTES)).0.to_owned()
+}
+
 /// Named as OpenTelemetry's HTTP conventions name them:
 /// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server>.
 fn attributes(span: &SpanRecord<'_>) -> Vec<KeyValue> {
+    let method = known_method(span.method);
     let mut attributes = vec![
-        KeyValue::new("http.request.method", span.method.to_owned()),
-        KeyValue::new("url.path", span.path.to_owned()),
+        KeyValue::new("http.request.method", method.unwrap_or("_OTHER")),
+        KeyValue::new("url.path", bounded(span.path)),
         KeyValue::new("http.response.status_code", i64::from(span.status)),
     ];
+    if method.is_none() {
+        attributes.push(KeyValue::new("http.request.method_original", bounded(span.method)));
+    }
     let app = span.app.map(|app| KeyValue::new("minnow.app", app.as_str().to_owned()));
     let function = span.function.map(|function| KeyValue::new("minnow.function", function.as_str().to_owned()));
     let version = span.version.map(|version| KeyValue::new("minnow.version", version.to_string()));
@@ -288,6 +314,49 @@ mod tests {
     use super::*;
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+
+    #[test]
+    fn what_a_client_makes_up_is_bounded_in_a_span() {
+        let app = "hello".parse().unwrap();
+        let function = "api".parse().unwrap();
+        let long = "/".repeat(64 << 10);
+        // An `é` lies across the bound.
+        let split = format!("/{}", "é".repeat(1000));
+        let made_up = "X".repeat(5000);
+        for (method, path, in_name, recorded, original, kept) in [
+            ("GET", "/hello", "GET", "GET", None, "/hello"),
+            ("PATCH", &*long, "PATCH", "PATCH", None, &long[..1024]),
+            ("DELETE", &*split, "DELETE", "DELETE", None, &split[..1023]),
+            ("get", "/", "HTTP", "_OTHER", Some("get"), "/"),
+            (&*made_up, "/", "HTTP", "_OTHER", Some(&made_up[..1024]), "/"),
+        ] {
+            let span = SpanRecord {
+                trace_id: 1,
+                span_id: 1,
+                parent_id: None,
+                flags: 1,
+                start: SystemTime::now(),
+                end: SystemTime::now(),
+                method,
+                path,
+                status: 200,
+                app: Some(&app),
+                function: Some(&function),
+                version: None,
+                error: None,
+            };
+            assert_eq!(name(&span), format!("{in_name} hello/api"));
+            assert_eq!(name(&SpanRecord { app: None, function: None, ..span.clone() }), in_name);
+            let attributes = attributes(&span);
+            let value = |key: &str| {
+                let found = attributes.iter().find(|attribute| attribute.key.as_str() == key)?;
+                Some(found.value.as_str().into_owned())
+            };
+            assert_eq!(value("http.request.method").as_deref(), Some(recorded));
+            assert_eq!(value("http.request.method_original").as_deref(), original);
+            assert_eq!(value("url.path").as_deref(), Some(kept));
+        }
+    }
 
     #[test]
     fn the_variables_decide_whether_spans_are_exported() {

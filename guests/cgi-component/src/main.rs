@@ -6,6 +6,7 @@
 //! | `/` | JSON of its whole environment |
 //! | `/hello` | "Hello, World!" |
 //! | `/echo` | stdin, streamed back |
+//! | `/count` | how many bytes were on stdin, once it has ended |
 //! | `/status` | `Status: 404 Not Found` |
 //! | `/redirect` | only a `Location` header |
 //! | `/bad` | output that has no CGI header |
@@ -31,6 +32,10 @@ fn main() -> io::Result<()> {
             write!(out, "Content-Type: {kind}\n\n")?;
             out.flush()?;
             echo(&mut io::stdin().lock(), &mut out)?;
+        }
+        "/count" => {
+            let bytes = io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+            write!(out, "Content-Type: text/plain\n\n{bytes}\n")?;
         }
         "/status" => {
             write!(out, "Status: 404 Not Found\nContent-Type: text/plain\n\nnothing here\n")?;

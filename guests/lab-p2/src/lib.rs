@@ -5,6 +5,7 @@
 
 mod answer;
 mod fetch;
+mod hoard;
 mod misbehave;
 mod probe;
 mod request;
@@ -21,6 +22,7 @@ const PATHS: &str = "\
 /env /headers /random /clock /state /files /socket?addr=A /log
 /status?code=N /burn?ms=N /alloc?mb=N /sleep?ms=N /fetch?url=U /fetch-many?url=U&n=N
 /panic /exit?code=N /loop /never /noanswer /twice /bigheaders?kb=N /partial /stall
+/hoard?what=fields|responses|requests|pollables&n=N /print?n=N
 ";
 
 struct Lab;
@@ -63,6 +65,8 @@ impl Guest for Lab {
             "/noanswer" => drop(out),
             "/twice" => misbehave::answer_twice(out),
             "/bigheaders" => misbehave::big_headers(out, query.number("kb", 64)),
+            "/hoard" => hoard::hold(out, query.text("what", ""), query.number("n", 10)),
+            "/print" => probe::print(out, query.number("n", 1000)),
             "/partial" => misbehave::partial(out),
             "/stall" => misbehave::stall(out),
             _ => answer::with_status(out, 404),

@@ -115,6 +115,20 @@ pub fn log(out: ResponseOutparam) {
     answer::text(out, "logged\n");
 }
 
+/// Prints short lines as fast as it can.
+pub fn print(out: ResponseOutparam, lines: u64) {
+    // Whole pieces, so that the host's part of the work is more than the guest's.
+    let piece = "a line\n".repeat(1000);
+    let (pieces, rest) = (lines / 1000, lines % 1000);
+    for _ in 0..pieces {
+        print!("{piece}");
+    }
+    for _ in 0..rest {
+        println!("a line");
+    }
+    answer::json(out, &json!({ "printed": lines }));
+}
+
 pub fn burn(out: ResponseOutparam, ms: u64) {
     let start = Instant::now();
     let mut rounds: u64 = 0;

@@ -37,6 +37,8 @@ pub fn count(request: IncomingRequest, out: ResponseOutparam) {
             Err(error) => break Some(error.to_string()),
         }
     };
+    // Also into the log: a client that is gone reads no answer.
+    println!("the body had {bytes} bytes and ended with {error:?}");
     answer::json(out, &json!({ "bytes": bytes, "error": error }));
 }
 

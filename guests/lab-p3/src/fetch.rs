@@ -15,7 +15,7 @@ pub async fn get(url: &str) -> Response {
     answer::json(200, &report)
 }
 
-async fn fetch(url: &str) -> Result<(u16, Vec<u8>), String> {
+pub async fn fetch(url: &str) -> Result<(u16, Vec<u8>), String> {
     let (scheme, rest) = match url.split_once("://") {
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
@@ -43,7 +43,7 @@ async fn fetch(url: &str) -> Result<(u16, Vec<u8>), String> {
 }
 
 /// The case's name as WIT spells it, in lower case: `ErrorCode::HttpRequestDenied` is `http-request-denied`.
-fn name(code: ErrorCode) -> String {
+pub fn name(code: ErrorCode) -> String {
     let debug = format!("{code:?}");
     let case = debug.trim_start_matches("ErrorCode::");
     let case = case.split(['(', ' ', '{']).next().unwrap_or(case);

@@ -2,8 +2,10 @@
 //!
 //! Its calls run concurrently in one instance where the host lets them, which `/together` proves.
 
+mod after;
 mod answer;
 mod fetch;
+mod hoard;
 mod together;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,10 @@ use wasip3::spawn_local;
 use wasip3::wit_bindgen::StreamResult;
 use wasip3::wit_future;
 
-const PATHS: &str = "/hello /echo /sse?n=N&ms=M /state /together?n=N /loop /sleep?ms=N /panic /fetch?url=U\n";
+const PATHS: &str = "\
+/hello /echo /count /sse?n=N&ms=M /state /together?n=N /loop /sleep?ms=N /panic /fetch?url=U
+/after-fetch?url=U /after-loop?url=U /hoard?what=fields|streams|waits&n=N
+";
 const CHUNK_BYTES: usize = 64 * 1024;
 
 struct Lab;
@@ -30,6 +35,7 @@ impl Guest for Lab {
             "/" => answer::text(200, PATHS),
             "/hello" => answer::text(200, "Hello, World!\n"),
             "/echo" => echo(request),
+            "/count" => count(request).await,
             "/sse" => events(number(query, "n", 5), number(query, "ms", 100)),
             "/state" => state(),
             "/together" => together::meet(number(query, "n", 2)).await,
@@ -41,6 +47,9 @@ impl Guest for Lab {
             }
             "/panic" => panic!("the lab panics, as it was asked to"),
             "/fetch" => fetch::get(&text(query, "url")).await,
+            "/after-fetch" => after::fetch(text(query, "url")),
+            "/after-loop" => after::spin(text(query, "url")),
+            "/hoard" => hoard::hold(&text(query, "what"), number(query, "n", 10)).await,
             _ => answer::text(404, "no such path\n"),
         })
     }
@@ -72,6 +81,26 @@ fn echo(request: Request) -> Response {
         }
     });
     response
+}
+
+/// Reads the body to its end, and tells in the answer and in the log how it ended: a client that is gone reads no answer.
+async fn count(request: Request) -> Response {
+    let (_, received) = wit_future::new(|| Ok(()));
+    let (mut input, complete) = Request::consume_body(request, received);
+    let (mut bytes, mut chunk) = (0, Vec::with_capacity(CHUNK_BYTES));
+    loop {
+        let (result, read) = input.read(chunk).await;
+        bytes += read.len() as u64;
+        if !matches!(result, StreamResult::Complete(_)) {
+            break;
+        }
+        chunk = read;
+        chunk.clear();
+    }
+    drop(input);
+    let error = complete.await.err().map(fetch::name);
+    println!("the body had {bytes} bytes and ended with {error:?}");
+    answer::json(200, &json!({ "bytes": bytes, "error": error }))
 }
 
 fn events(count: u64, interval_ms: u64) -> Response {
@@ -106,7 +135,7 @@ pub fn instance() -> String {
     format!("{:016x}", INSTANCE.load(Ordering::Relaxed))
 }
 
-fn spin() -> ! {
+pub fn spin() -> ! {
     let mut rounds: u64 = 0;
     loop {
         rounds = std::hint::black_box(rounds.wrapping_add(1));

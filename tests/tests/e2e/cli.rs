@@ -2,20 +2,23 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
+    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
-    process::{Command, Stdio},
+    process::Stdio,
+    thread,
 };
 
-use minnow_tests::{App, Cli, Node, Ran, minnow, wasm};
+use minnow_tests::{App, Cli, Node, Ran, TlsFront, upstream::Upstream, wasm};
 use serde_json::json;
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "new",
     "build",
     "dev",
     "node",
     "login",
+    "logout",
     "publish",
     "deploy",
     "rollback",
@@ -106,6 +109,87 @@ fn login_stores_the_token_for_its_user_alone() {
     other.ok(["apps"]);
 }
 
+/// Logs a user in to a node.
+fn log_in(cli: &Cli, node: &Node) -> String {
+    let token_file = node.data_dir().join("admin.token");
+    cli.ok(["login", &node.server(), "--token-file", token_file.to_str().unwrap()])
+}
+
+#[test]
+fn the_default_server_is_told_listed_and_switched() {
+    let (one, two) = (Node::start(), Node::shared());
+    let (first, second) = (one.server(), two.server());
+    let cli = Cli::new();
+    assert_eq!(cli.json(["login", "--list", "--json"]), json!([]));
+    assert!(cli.ok(["login", "--list"]).contains("minnow login SERVER"));
+    assert!(log_in(&cli, &one).contains(&format!("default {first}:")));
+    // Another login moves the default, and says how to move it back.
+    let printed = log_in(&cli, two);
+    assert!(printed.contains(&format!("default {second}:")), "{printed}");
+    assert!(printed.contains(&format!("it was {first}; back: minnow login --switch {first}")), "{printed}");
+    let listed = |default: &str| {
+        let mut servers = [&first, &second];
+        servers.sort();
+        json!(servers.map(|server| json!({ "server": server, "default": server == default })))
+    };
+    assert_eq!(cli.json(["login", "--list", "--json"]), listed(&second));
+    let table = cli.ok(["login", "--list"]);
+    let line = |server: &str| table.lines().find(|line| line.starts_with(server)).unwrap().trim_end().to_owned();
+    assert!(line(&second).ends_with("yes") && !line(&first).ends_with("yes"), "{table}");
+    // The token of the first is still there.
+    cli.ok(["login", "--switch", &first]);
+    assert_eq!(cli.json(["login", "--list", "--json"]), listed(&first));
+    assert_eq!(cli.json(["login", "--status", "--json"])["server"], json!(first));
+    cli.fails(["login", "--switch", "http://127.0.0.1:1"])
+        .says(&["no stored token", "minnow login http://127.0.0.1:1"]);
+    // Also by the address that a node prints, and while it cannot be reached.
+    one.terminate();
+    one.wait();
+    cli.ok(["login", "--switch", &second]);
+    cli.ok(["login", "--switch", &format!("{first}/v1")]);
+    assert_eq!(cli.json(["login", "--list", "--json"]), listed(&first));
+    // A variable that overrules the default is told.
+    let ran = cli.clone().env("MINNOW_SERVER", &first).run(["login", "--switch", &second]);
+    ran.says(&["warning", "MINNOW_SERVER", &first, "precedence"]);
+}
+
+#[test]
+fn logout_forgets_what_login_stored() {
+    let (one, two) = (Node::start(), Node::shared());
+    let (first, second) = (one.server(), two.server());
+    let cli = Cli::new();
+    let stored = cli.home().join("config/minnow/credentials.toml");
+    cli.fails(["logout"]).says(&["no server is the default", "minnow login --list"]);
+    assert!(cli.ok(["logout", "--all"]).contains("no tokens are stored"));
+    for node in [&one, two] {
+        log_in(&cli, node);
+    }
+    let text = |text: &str| fs::read_to_string(&stored).unwrap().contains(text);
+    cli.fails(["logout", "http://127.0.0.1:1"]).says(&["no stored token for http://127.0.0.1:1"]);
+    // The default goes, the other stays and is not taken for it.
+    let printed = cli.ok(["logout"]);
+    assert!(printed.contains(&format!("logged out of {second}")), "{printed}");
+    assert!(printed.contains(&format!("minnow login --switch {first}")), "{printed}");
+    assert!(!text(&two.token()) && text(&one.token()));
+    assert_eq!(cli.run(["apps"]).code(), 1);
+    cli.ok(["login", "--switch", &first]);
+    cli.ok(["apps"]);
+    // By its address, with the last one the file.
+    let printed = cli.json(["logout", "--server", &first, "--json"]);
+    assert_eq!(printed, json!({ "removed": [first], "default": null }));
+    assert!(!stored.exists());
+    cli.clone().env("MINNOW_SERVER", &first).fails(["apps"]).says(&["no token", "minnow login"]);
+    // All at once.
+    for node in [&one, two] {
+        log_in(&cli, node);
+    }
+    let printed = cli.ok(["logout", "--all"]);
+    assert!(printed.contains(&first) && printed.contains(&second), "{printed}");
+    assert!(!stored.exists());
+    // The token itself is the node's to take back.
+    log_in(&cli, &one);
+}
+
 #[test]
 fn a_token_that_is_missing_or_wrong_is_told_with_what_to_do() {
     let node = Node::shared();
@@ -122,10 +206,95 @@ fn a_node_that_cannot_be_reached_is_told_with_what_to_do() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cli = Cli::new().env("MINNOW_SERVER", &format!("http://{gone}")).env("MINNOW_TOKEN", "x");
     cli.fails(["apps"]).says(&[&gone.to_string(), "minnow node --data-dir"]);
-    // The other listener is a common mistake.
-    let node = Node::shared();
+}
+
+/// A server that sends the same bytes to whoever connects, and reads nothing.
+fn babbler(says: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(says);
+            open.push(stream);
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn an_address_that_is_not_the_control_apis_is_told_for_what_it_is() {
+    let node = Node::builder().argument("--default-app").argument("front").start();
+    node.serve(&App::of_guest("front", "lab-p2", ""));
+    let front = TlsFront::start(node.admin);
+    let cases = [
+        // The other listener: an app that has no such path, and nothing that is an app.
+        (format!("http://{}", node.http), "is where a node's apps answer, not its control API", "--admin"),
+        (format!("http://{}", Node::shared().http), "is where a node's apps answer", "--admin"),
+        // Something else.
+        (Upstream::start("hello").url(""), "is not a Minnow node (200 OK)", "check the address"),
+        (format!("http://{}", babbler(b"SSH-2.0-OpenSSH_9.9\r\n")), "does not speak HTTP", "https://"),
+        // TLS where there is none, and none where there is.
+        (format!("https://{}", node.admin), "does not speak TLS", &format!("http://{}", node.admin)),
+        (format!("https://{}", node.http), "does not speak TLS", "http://"),
+        (format!("http://{}", front.address), "does not speak HTTP", &format!("https://{}", front.address)),
+    ];
+    for (server, what, help) in cases {
+        let cli = Cli::new().env("MINNOW_TOKEN", "x");
+        let of_verb = cli.clone().env("MINNOW_SERVER", &server);
+        of_verb.fails(["apps"]).says(&[&server, what, "help:", help]);
+        of_verb.fails(["delete", "front", "--yes"]).says(&[what]);
+        // Before it has asked for a token.
+        cli.fails(["login", &server]).says(&[&server, what, "help:", help]);
+    }
+    node.get("front", "/hello").ok();
+}
+
+#[test]
+fn a_token_is_not_shown_to_a_server_that_is_no_node() {
+    let server = Upstream::start("hello");
+    let ran = Cli::new().run_with(["login", &server.url("")], b"mnw_secret\n");
+    assert_eq!(ran.code(), 1);
+    ran.says(&["is not a Minnow node"]);
+    let requests = server.requests();
+    assert!(!requests.is_empty() && !format!("{requests:?}").contains("secret"), "{requests:?}");
+}
+
+#[test]
+fn an_app_that_answers_every_path_is_not_taken_for_the_control_api() {
+    let node = Node::builder().argument("--default-app").argument("all").start();
+    node.serve(&App::new("all").code("web", "a.wasm", &wasm::cgi("anything"), "routes = [\"/{*rest}\"]"));
     let cli = Cli::new().env("MINNOW_SERVER", &format!("http://{}", node.http)).env("MINNOW_TOKEN", "x");
-    cli.fails(["apps"]).says(&["--admin"]);
+    for arguments in [
+        &["apps"][..],
+        &["status", "all"],
+        &["deploy", "0.1.0", "--app", "all"],
+        &["delete", "all", "--yes"],
+        &["delete", "all", "--version", "0.1.0", "--yes"],
+        &["logs", "all"],
+        &["invoke", "all/web"],
+        &["login"],
+    ] {
+        cli.fails(arguments).says(&["is where a node's apps answer", "--admin"]);
+    }
+    assert_eq!(node.get("all", "/").ok(), "anything");
+}
+
+#[test]
+fn a_node_behind_tls_is_reached_with_https() {
+    let node = Node::shared();
+    let (front, stranger) = (TlsFront::start(node.admin), TlsFront::start(node.admin));
+    let app = App::of_guest("behindtls", "lab-p2", "");
+    let cli = Cli::new().env("MINNOW_SERVER", &front.url()).env("MINNOW_TOKEN", &node.token()).in_dir(app.path());
+    let trusting = cli.clone().env("SSL_CERT_FILE", front.authority().to_str().unwrap());
+    trusting.ok(["publish"]);
+    trusting.ok(["deploy"]);
+    assert!(trusting.ok(["status"]).contains("0.1.0"));
+    assert!(trusting.ok(["invoke", "behindtls/web", "--path", "/hello"]).contains("Hello, World!"));
+    trusting.ok(["login", "--status"]);
+    // Whose authority is not known is told nothing.
+    let distrusting = cli.env("SSL_CERT_FILE", stranger.authority().to_str().unwrap());
+    distrusting.fails(["apps"]).says(&["the certificate of https://localhost", "not trusted", "SSL_CERT_FILE"]);
 }
 
 #[test]
@@ -180,7 +349,10 @@ fn an_app_is_found_by_its_folder_by_its_name_and_by_a_flag() {
     for arguments in [&["status", "names"][..], &["status", "--app", "names"], &["status", "--app-dir", folder]] {
         assert!(cli.ok(arguments).starts_with("names "), "{arguments:?}");
     }
-    assert!(cli.in_dir(app.path()).ok(["status"]).starts_with("names "));
+    assert!(cli.clone().in_dir(app.path()).ok(["status"]).starts_with("names "));
+    for arguments in [&["status"][..], &["deploy", "0.1.0"], &["delete", "--yes"]] {
+        cli.fails(arguments).says(&["no app is named", "--app NAME", "--app-dir DIR"]);
+    }
 }
 
 #[test]
@@ -212,6 +384,25 @@ fn nothing_is_deleted_without_being_asked_or_told() {
     assert_eq!(ran.code(), 2);
     ran.says(&["--yes"]);
     assert_eq!(node.get("keepme", "/").ok(), "kept");
+}
+
+#[test]
+fn on_a_terminal_delete_asks_and_only_yes_deletes() {
+    let node = Node::shared();
+    node.serve(&App::new("asked").code("web", "a.wasm", &wasm::cgi("kept"), "routes = [\"/\"]"));
+    let cli = node.cli();
+    for answer in ["no\n", "\n", "ye\n"] {
+        let shown = cli.on_a_terminal("delete asked", Some(("[yes/no]", answer)));
+        assert_eq!(shown.code, 1, "{answer:?}: {}", shown.text);
+        for part in ["the app asked with all its versions", &node.server(), "nothing was deleted"] {
+            assert!(shown.text.contains(part), "`{part}` is not in {}", shown.text);
+        }
+        assert_eq!(node.get("asked", "/").ok(), "kept");
+    }
+    let shown = cli.on_a_terminal("delete asked", Some(("[yes/no]", "yes\n")));
+    assert_eq!(shown.code, 0, "{}", shown.text);
+    assert!(shown.text.contains("deleted"), "{}", shown.text);
+    node.get("asked", "/").problem(404, "unknown_app");
 }
 
 #[test]
@@ -261,33 +452,20 @@ fn invoke_shows_the_answer_and_what_it_cost() {
     assert!(node.get("invoke", "/hello").status == 404, "it has no route");
 }
 
-/// Runs `minnow` on a terminal of its own, and gives what it shows there.
-fn on_a_terminal(cli: &Cli, arguments: &str) -> String {
-    // `script` makes the terminal.
-    let mut command = Command::new("script");
-    let line = format!("{} {arguments}", minnow().display());
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let like = cli.command([""; 0]);
-    command.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.env("PATH", std::env::var_os("PATH").unwrap()).env("TERM", "xterm-256color");
-    command.current_dir(like.get_current_dir().unwrap()).stdin(Stdio::null());
-    String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
-}
-
 #[test]
 fn colours_are_for_terminals_and_only_where_they_are_wanted() {
     let node = Node::shared();
     node.serve(&App::new("colour").code("web", "a.wasm", &wasm::cgi("x"), "routes = [\"/\"]"));
     let cli = node.cli();
-    assert!(on_a_terminal(&cli, "status colour").contains("\u{1b}["));
-    assert!(!on_a_terminal(&cli.env("NO_COLOR", "1"), "status colour").contains("\u{1b}[3"));
+    assert!(cli.on_a_terminal("status colour", None).text.contains("\u{1b}["));
+    assert!(!cli.env("NO_COLOR", "1").on_a_terminal("status colour", None).text.contains("\u{1b}[3"));
 }
 
 #[test]
 fn on_a_terminal_a_mistake_in_the_manifest_is_shown_in_its_line() {
     let app = App::with_manifest("name = \"a\"\n[functions.web]\nwasm = \"a.wasm\"\nroute = [\"/\"]\n")
         .file("a.wasm", wasm::cgi("x"));
-    let shown = on_a_terminal(&Cli::new().env("NO_COLOR", "1").in_dir(app.path()), "build");
+    let shown = Cli::new().env("NO_COLOR", "1").in_dir(app.path()).on_a_terminal("build", None).text;
     for part in ["minnow.toml:4:1", "route = [\"/\"]", "did you mean `routes`"] {
         assert!(shown.contains(part), "`{part}` is not in\n{shown}");
     }

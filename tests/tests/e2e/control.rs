@@ -170,3 +170,19 @@ fn the_node_says_what_it_is() {
     assert_eq!(info["default_app"], json!(null));
     assert!(info["version"].as_str().unwrap().starts_with("0."));
 }
+
+#[test]
+fn a_domain_that_is_no_dns_name_is_refused_with_its_place_and_remedy() {
+    let refused = |domain: &str| Node::builder().config(&format!("drain = \"1s\"\ndomain = \"{domain}\"")).refuses();
+    refused("https://apps.example.org").says(&["node.toml", "line 2", "domain", "write the name alone"]);
+    refused("*.apps.example.org").says(&["line 2", "what comes after it"]);
+    refused("apps_one.example.org").says(&["line 2", "`apps_one`", "a-z"]);
+    let ran = Cli::new().run(["node", "--data-dir", "data", "--domain", "10.0.0.1"]);
+    assert_eq!(ran.code(), 2);
+    ran.says(&["--domain", "10.0.0.1", "write a DNS name"]);
+    // Letters have no case in it, and the dot of an absolute name is left away.
+    let node = Node::builder().config("domain = \"Apps.Example.ORG.\"").start();
+    assert_eq!(node.api("GET", "/v1/node", "").json()["domain"], "apps.example.org");
+    node.serve(&App::new("site").code("web", "a.wasm", &wasm::cgi("found"), "routes = [\"/\"]"));
+    assert_eq!(node.send(&Request::get("site.apps.example.org", "/")).ok(), "found");
+}

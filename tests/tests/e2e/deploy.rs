@@ -88,6 +88,64 @@ fn a_canary_gets_its_share_of_the_traffic() {
 }
 
 #[test]
+fn a_canary_is_judged_by_what_each_version_did() {
+    let node = Node::shared();
+    let cli = publish(node, "judged", &["1.0.0"], "");
+    let trap = wasm::module("(module (func (export \"_start\") unreachable))");
+    let bad = App::new("judged").code("web", "a.wasm", &trap, "routes = [\"/{*rest}\"]");
+    cli.clone().in_dir(bad.path()).ok(["publish", "2.0.0"]);
+    cli.ok(["deploy", "1.0.0", "--app", "judged"]);
+    for _ in 0..5 {
+        node.get("judged", "/").ok();
+    }
+    let traffic = || node.status("judged")["traffic"].as_array().unwrap().clone();
+    until("all requests are counted", || traffic()[0]["requests"] == 5);
+
+    // From here on both are counted anew.
+    cli.ok(["deploy", "2.0.0", "--app", "judged", "--weight", "40"]);
+    let begun = traffic();
+    assert_eq!((&begun[0]["requests"], &begun[1]["requests"]), (&0.into(), &0.into()));
+    assert_eq!((&begun[1]["p50_us"], &begun[1]["p99_us"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!(begun[0]["since_ms"], node.status("judged")["deployment"]["time_ms"]);
+    let (mut good, mut failed) = (0, 0);
+    for _ in 0..80 {
+        match node.get("judged", "/").status {
+            200 => good += 1,
+            500 => failed += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(good > 0 && failed > 0, "{good} {failed}");
+    until("all requests are counted", || {
+        let sum: u64 = traffic().iter().map(|version| version["requests"].as_u64().unwrap()).sum();
+        sum == 80
+    });
+    for (version, name, weight, requests, errors) in [(0, "1.0.0", 60, good, 0), (1, "2.0.0", 40, failed, failed)] {
+        let found = &traffic()[version];
+        assert_eq!((&found["version"], &found["weight"]), (&name.into(), &weight.into()));
+        assert_eq!((&found["requests"], &found["failed"]), (&requests.into(), &errors.into()), "{name}");
+        let (p50, p99) = (found["p50_us"].as_u64().unwrap(), found["p99_us"].as_u64().unwrap());
+        assert!(0 < p50 && p50 <= p99, "{found}");
+        let of_version = ["app=\"judged\"", &format!("version=\"{name}\"")];
+        let counted = if version == 0 { good + 5 } else { failed };
+        assert_eq!(node.metric("minnow_requests_total", &of_version), f64::from(counted), "{name}");
+        let failures = node.metric("minnow_requests_total", &[of_version[0], of_version[1], "status=\"5xx\""]);
+        assert_eq!(failures, f64::from(errors), "{name}");
+    }
+    let printed = cli.ok(["status", "judged"]);
+    assert!(printed.contains(&format!("{failed} (100.0 %)")), "{printed}");
+    for title in ["REQUESTS", "5XX", "P50", "P99"] {
+        assert!(printed.contains(title), "{printed}");
+    }
+
+    // What is not live any more is not shown, and stays in the metrics for a while.
+    cli.ok(["rollback", "judged"]);
+    let after = traffic();
+    assert_eq!((after.len(), &after[0]["version"], &after[0]["requests"]), (1, &"1.0.0".into(), &0.into()));
+    assert_eq!(node.metric("minnow_requests_total", &["app=\"judged\"", "version=\"2.0.0\""]), f64::from(failed));
+}
+
+#[test]
 fn a_client_stays_on_its_version() {
     let node = Node::shared();
     for (name, sticky) in [("stickyc", "{ cookie = \"session\" }"), ("stickyh", "{ header = \"x-user\" }")] {

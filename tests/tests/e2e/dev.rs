@@ -8,10 +8,16 @@ use std::{
     process::{Child, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
-use minnow_tests::{Answer, App, Cli, Connection, Request, eventually, guest, repository, until, wasm};
+use minnow_tests::{
+    Answer, App, Cli, Connection, Node, Request, eventually, eventually_within, guest, minnow, repository, until, wasm,
+};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a change may take to be live. The compiler has a low priority, so beside other work it may wait for minutes.
+const COMPILED: Duration = Duration::from_secs(300);
 
 /// `minnow dev` in a folder.
 struct Dev {
@@ -23,7 +29,10 @@ struct Dev {
 
 impl Dev {
     fn start(dir: &Path) -> Self {
-        let cli = Cli::new();
+        Self::start_as(&Cli::new(), dir)
+    }
+
+    fn start_as(cli: &Cli, dir: &Path) -> Self {
         let mut command = cli.command(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = cli.start(command);
@@ -38,7 +47,7 @@ impl Dev {
         };
         collect(Box::new(child.stdout.take().unwrap()));
         collect(Box::new(child.stderr.take().unwrap()));
-        let (http, admin) = eventually("dev says where the app is", || {
+        let (http, admin) = eventually_within(COMPILED, "dev says where the app is", || {
             assert!(child.try_wait().unwrap().is_none(), "dev ended:\n{}", printed.lock().unwrap());
             let printed = printed.lock().unwrap();
             let address = |after: &str, end: &str| {
@@ -66,7 +75,15 @@ impl Dev {
     /// Waits until a request is answered by this text.
     #[track_caller]
     fn wait_for(&self, path: &str, text: &str) {
-        until(&format!("{path} answers `{text}`"), || self.get(path).text().contains(text));
+        let what = format!("{path} answers `{text}`");
+        eventually_within(COMPILED, &what, || self.get(path).text().contains(text).then_some(()));
+    }
+
+    /// Waits until it has printed this text so many times.
+    #[track_caller]
+    fn wait_for_print(&self, text: &str, times: usize) {
+        let what = format!("`{text}` is shown");
+        eventually_within(COMPILED, &what, || (self.printed().matches(text).count() >= times).then_some(()));
     }
 }
 
@@ -139,11 +156,11 @@ fn the_tour_runs_and_follows_its_changes() {
 
     // A mistake in the manifest is shown, and the version before keeps serving.
     fs::write(&manifest, format!("colour = 1\n{changed}")).unwrap();
-    until("the mistake is shown", || dev.printed().contains("unknown key `colour`"));
-    until("it says what goes on", || dev.printed().contains("the version before keeps serving"));
+    dev.wait_for_print("unknown key `colour`", 1);
+    dev.wait_for_print("the version before keeps serving", 1);
     dev.get("/").ok();
     fs::write(&manifest, changed.replace("Howdy", "Hello again")).unwrap();
-    until("it goes on when the mistake is mended", || dev.printed().contains("dev.5"));
+    dev.wait_for_print("dev.5", 1);
     assert!(!dev.printed().contains('\u{1b}'), "colours are for terminals");
 
     // Ctrl-C ends it.
@@ -170,15 +187,15 @@ fn a_change_is_built_and_a_failing_build_keeps_the_version_before() {
     app.write("src/code.wasm", wasm::cgi("two"));
     dev.wait_for("/", "two");
     app.write("src/mode", "fail");
-    until("the failure is shown", || dev.printed().contains("this does not compile"));
-    until("it says what goes on", || dev.printed().contains("the version before keeps serving"));
+    dev.wait_for_print("this does not compile", 1);
+    dev.wait_for_print("the version before keeps serving", 1);
     assert_eq!(dev.get("/").ok(), "two");
     app.write("src/code.wasm", wasm::cgi("three"));
     app.write("src/mode", "fine again");
     dev.wait_for("/", "three");
     // Code that does not compile on the node keeps the version before, too.
     app.write("src/code.wasm", &guest("lab-p2")[..1000]);
-    until("the failure is shown", || dev.printed().matches("the version before keeps serving").count() >= 2);
+    dev.wait_for_print("the version before keeps serving", 2);
     assert_eq!(dev.get("/").ok(), "three");
 }
 
@@ -200,6 +217,30 @@ fn the_log_of_the_app_is_in_the_terminal() {
 }
 
 #[test]
+fn dev_does_not_become_the_default_of_later_commands() {
+    let node = Node::shared();
+    let cli = Cli::new();
+    let token_file = node.data_dir().join("admin.token");
+    cli.ok(["login", &node.server(), "--token-file", token_file.to_str().unwrap()]);
+    let before = cli.json(["login", "--list", "--json"]);
+    let app = App::of_guest("aside", "lab-p2", "");
+    let dev = Dev::start_as(&cli, app.path());
+    assert_eq!(cli.json(["login", "--list", "--json"]), before);
+    cli.fails(["status", "aside"]).says(&["404 not_found", &node.server()]);
+    // What it says about looking inside works, and holds for that shell alone.
+    let printed = dev.printed();
+    let export = printed.lines().map(str::trim).find(|line| line.starts_with("export ")).unwrap().to_owned();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{export}; \"$0\" status aside")]).arg(minnow());
+    let like = cli.command([""; 0]);
+    shell.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = shell.output().unwrap();
+    let shown = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && shown.contains("0.1.0-dev.1"), "{export}: {ran:?}");
+    assert_eq!(cli.json(["login", "--list", "--json"]), before);
+}
+
+#[test]
 fn dev_refuses_an_app_that_cannot_start_and_says_why() {
     let app = App::new("broken").code("web", "a.wasm", b"", "build = \"exit 3\"");
     let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -209,8 +250,8 @@ fn dev_refuses_an_app_that_cannot_start_and_says_why() {
 
 #[test]
 fn taken_ports_are_passed_over_unless_they_were_asked_for() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = std::net::TcpListener::bind(taken).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
     let app = App::of_guest("taken", "hello-p2", "");
     let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", &taken.to_string(), "--admin", "127.0.0.1:0"]);
     assert_eq!(ran.code(), 1);

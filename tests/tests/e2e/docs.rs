@@ -2,11 +2,13 @@
 //!
 //! A block of shell commands is run when a comment `<!-- test: NAME -->` stands on the line before it. The blocks of one
 //! document are run in their order by one shell in an empty folder, with `minnow` on its PATH and the repository's folder in
-//! `MINNOW_REPO`.
+//! `MINNOW_REPO`. Only the ports are others: those in the documents may be taken.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
+    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
 };
@@ -54,6 +56,27 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
+/// The same commands with a port that is free for each `:77xx`.
+fn on_free_ports(commands: &str) -> String {
+    // Below those that the kernel gives to clients, and others than those of another run of the tests.
+    let from = 10_000 + (std::process::id() % 1_000) as u16 * 20;
+    let mut free = (from..).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let mut ports = BTreeMap::new();
+    let mut pieces = commands.split(":77");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(piece.len());
+        let (number, rest) = piece.split_at(end);
+        if number.len() == 2 {
+            let port = ports.entry(number).or_insert_with(|| free.next().expect("a port is free"));
+            let _ = write!(text, ":{port}{rest}");
+        } else {
+            let _ = write!(text, ":77{piece}");
+        }
+    }
+    text
+}
+
 /// Runs the blocks of one document.
 fn run(document: &Path, blocks: &[Block]) {
     let cli = Cli::new();
@@ -64,7 +87,7 @@ fn run(document: &Path, blocks: &[Block]) {
     for block in blocks {
         let _ = write!(script, "echo '== {}'\n{}", block.name, block.commands);
     }
-    fs::write(cli.home().join("blocks.sh"), script).unwrap();
+    fs::write(cli.home().join("blocks.sh"), on_free_ports(&script)).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut command = std::process::Command::new("bash");
     let like = cli.command([""; 0]);
@@ -94,7 +117,6 @@ fn run(document: &Path, blocks: &[Block]) {
 
 #[test]
 fn the_commands_in_the_documents_work() {
-    // One document after the other: they use the default ports, as their readers do.
     for document in documents() {
         let found = blocks(&fs::read_to_string(&document).unwrap());
         let found = found.unwrap_or_else(|error| panic!("{}: {error}", document.display()));
@@ -110,4 +132,14 @@ fn marked_blocks_are_found_and_others_are_left_alone() {
     let block = |name: &str, commands: &str| Block { name: name.into(), commands: commands.into() };
     assert_eq!(blocks(text), Ok(vec![block("one", "x\ny\n"), block("two", "z\n")]));
     assert!(blocks("<!-- test: one -->\ntext\n").is_err());
+}
+
+#[test]
+fn each_port_in_the_commands_becomes_another_one() {
+    let text = on_free_ports("a:7710 b:7711 c:7710/x d:77100 7710");
+    let words: Vec<&str> = text.split(' ').collect();
+    let port = |word: &str| word.split([':', '/']).nth(1).unwrap().parse::<u16>().unwrap();
+    assert!(port(words[0]) >= 10_000 && port(words[0]) != port(words[1]), "{text}");
+    assert_eq!(port(words[0]), port(words[2]), "{text}");
+    assert_eq!(words[3..], ["d:77100", "7710"]);
 }

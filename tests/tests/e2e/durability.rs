@@ -29,12 +29,13 @@ fn after_kill_9_everything_is_there_and_nothing_is_compiled_again() {
     until("the lines are in the log", || node.logs("stays").iter().any(|line| line["message"] == "lab stderr two"));
     assert!(node.metric("minnow_compile_duration_seconds_count", &[]) >= 1.0);
     let forget = |mut status: Value| {
-        // What is running and loaded now, and the port, are of this moment.
+        // What is running and loaded now, what was counted since the start, and the port, are of this moment.
         for function in status["functions"].as_array_mut().unwrap() {
             for key in ["running", "queued", "loaded"] {
                 function[key] = Value::Null;
             }
         }
+        status["traffic"] = Value::Null;
         status["url"] = Value::Null;
         status
     };

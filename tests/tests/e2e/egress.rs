@@ -109,8 +109,9 @@ fn connections_are_reused() {
         assert_eq!(fetch(&node, "pooled", &upstream.url("/"))["status"], 200);
     }
     assert_eq!(upstream.requests().len(), 20);
-    // Requests one after the other, also of different invocations, share connections: one for each of the node's threads.
-    assert!(upstream.connections() <= 4, "{} connections for 20 requests", upstream.connections());
+    // Requests one after the other, also of different invocations, share connections. One that comes before the last one's
+    // connection is back makes another.
+    assert!(upstream.connections() <= 10, "{} connections for 20 requests", upstream.connections());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Guests that do what no good guest does. Each fails only its own request.
 
-use minnow_tests::{App, Node, Request, until};
+use minnow_tests::{App, Node, Request, until, wasm};
 
 /// A node with the lab under `name`.
 fn lab(name: &str) -> &'static Node {
@@ -34,8 +34,9 @@ fn a_guest_that_fails_gets_its_own_code_and_a_line_in_the_log() {
         node.get("fail", "/hello").ok();
     }
     until("nothing runs", || node.count("fail", "running") == 0);
-    for code in ["function_trapped", "function_exited", "no_response"] {
-        assert!(node.metric("minnow_requests_total", &["app=\"fail\"", &format!("code=\"{code}\"")]) >= 1.0, "{code}");
+    for (code, times) in [("function_trapped", 1.0), ("function_exited", 2.0), ("no_response", 1.0)] {
+        let counted = || node.metric("minnow_requests_total", &["app=\"fail\"", &format!("code=\"{code}\"")]);
+        until(&format!("{code} is counted"), || counted() == times);
     }
 }
 
@@ -121,4 +122,40 @@ fn a_warm_instance_that_traps_is_replaced() {
         node.get(name, "/hello").ok();
         until("nothing runs", || node.count(name, "running") == 0);
     }
+}
+
+#[test]
+fn a_response_that_cannot_be_sent_is_counted_once_as_what_the_client_saw() {
+    let node = Node::start();
+    for (name, output, reason) in [
+        ("interim", "Status: 103 Early Hints\n\n", "its status 103 is not a final one"),
+        ("nolength", "Content-Type: text/plain\nContent-Length: five\n\nhello", "its content-length is not one number"),
+    ] {
+        node.serve(&App::new(name).code("web", "a.wasm", &wasm::prints(output), "routes = [\"/\"]"));
+        let id = node.get(name, "/").problem(502, "invalid_response");
+        let message = logged(&node, name, &id);
+        assert!(message.contains(reason), "{message}");
+        let of_app = format!("app=\"{name}\"");
+        until("it is counted", || node.metric("minnow_requests_total", &[&of_app]) >= 1.0);
+        assert_eq!(node.metric("minnow_requests_total", &[&of_app]), 1.0);
+        let as_seen = [&*of_app, "status=\"5xx\"", "code=\"invalid_response\""];
+        assert_eq!(node.metric("minnow_requests_total", &as_seen), 1.0);
+    }
+    assert_eq!(node.metric("minnow_gateway_requests_total", &["code=\"invalid_response\""]), 0.0);
+}
+
+#[test]
+fn a_body_that_grows_too_large_is_counted_once_as_what_the_client_saw() {
+    let node = Node::start();
+    node.serve(&App::of_guest("grows", "lab-p2", "limits = { request_body = \"1KiB\" }"));
+    let mut connection = node.connect();
+    let head = Request::get("grows", "/count").method("POST").header("transfer-encoding", "chunked");
+    connection.write_head(&head).unwrap();
+    connection.write(format!("800\r\n{}\r\n0\r\n\r\n", "x".repeat(0x800)).as_bytes()).unwrap();
+    // The guest answers 200 all the same.
+    connection.response(false).unwrap().rest().unwrap().problem(413, "request_too_large");
+    let counted = |parts: &[&str]| node.metric("minnow_requests_total", &[&["app=\"grows\""], parts].concat());
+    until("it is counted", || counted(&[]) >= 1.0);
+    assert_eq!((counted(&[]), counted(&["status=\"4xx\"", "code=\"request_too_large\""])), (1.0, 1.0));
+    assert_eq!(node.metric("minnow_gateway_requests_total", &["code=\"request_too_large\""]), 0.0);
 }

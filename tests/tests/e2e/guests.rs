@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use minnow_tests::{App, Node, Request, wasm};
+use minnow_tests::{App, Node, Request, eventually, until, wasm};
 use serde_json::Value;
 
 #[test]
@@ -75,11 +75,13 @@ fn a_command_gets_its_request_in_cgi_form() {
 #[test]
 fn a_commands_output_streams() {
     let node = Node::shared();
-    node.serve(&App::of_guest("cgistream", "cgi-component", ""));
-    let mut slow = node.open(&Request::get("cgistream", "/slow?ms=1500"));
+    node.serve(&App::of_guest("cgistream", "cgi-component", "limits = { timeout = \"10m\" }"));
+    // The second line is ten minutes away.
+    let mut slow = node.open(&Request::get("cgistream", "/slow?ms=600000"));
     assert_eq!(slow.read_until("first\n"), "first\n");
     assert_eq!(node.count("cgistream", "running"), 1, "the first line came while the command ran");
-    assert_eq!(slow.rest().unwrap().text(), "second\n");
+    drop(slow);
+    assert_eq!(node.get("cgistream", "/slow?ms=10").ok(), "first\nsecond\n");
 }
 
 #[test]
@@ -201,16 +203,8 @@ fn a_fresh_instance_remembers_nothing_and_a_reused_one_does() {
         let instances: BTreeSet<&str> = fresh.iter().map(|state| state["instance"].as_str().unwrap()).collect();
         assert_eq!(instances.len(), 10);
 
-        let mut connection = node.connect();
-        let mut warm_states = Vec::new();
-        for _ in 0..10 {
-            let (answer, kept) =
-                connection.exchange(&Request::get(&warm, "/state")).unwrap().rest_and_connection().unwrap();
-            connection = kept;
-            warm_states.push(answer.json());
-        }
-        let most = warm_states.iter().map(|state| state["count"].as_u64().unwrap()).max();
-        assert_eq!(most, Some(10), "one client, one after the other: {warm_states:?}");
+        // A request that comes before the instance is back from the one before may get another.
+        until(&format!("an instance has served ten requests of {warm}"), || state(&warm)["count"] == 10);
     }
 }
 
@@ -231,8 +225,9 @@ fn an_instance_is_reused_a_bounded_number_of_times() {
         }
         assert!((100..=1000).contains(&most), "{name}: an instance served {most} requests");
         assert!(instances.len() >= 2, "{name}");
-        // Warm starts are counted as such.
-        assert!(node.metric("minnow_warm_starts_total", &[&format!("app=\"{name}\"")]) > 1000.0);
+        // Warm starts are counted as such: all but the first.
+        let counted = || node.metric("minnow_warm_starts_total", &[&format!("app=\"{name}\"")]);
+        until("the warm starts are counted", || counted() > 1400.0);
     }
 }
 
@@ -241,7 +236,7 @@ fn concurrent_calls_share_one_03_instance_when_it_is_reused() {
     // One worker, so that all connections meet the same instance.
     let node = Node::builder().config("[gateway]\nworkers = 1").start();
     node.serve(&App::of_guest("meet", "lab-p3", "instances = \"reuse\""));
-    node.serve(&App::of_guest("alone", "lab-p3", "instances = \"fresh\"\nlimits = { timeout = \"20s\" }"));
+    node.serve(&App::of_guest("alone", "lab-p3", "instances = \"fresh\""));
     let together = |app: &'static str| {
         let address = node.http;
         let calls: Vec<_> = (0..4)
@@ -254,8 +249,11 @@ fn concurrent_calls_share_one_03_instance_when_it_is_reused() {
             .collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
     };
-    let met = together("meet");
-    assert!(met.iter().all(|answer| answer.status == 200), "{met:?}");
+    // One that computes when a request comes is left alone, so the four may miss each other.
+    let met = eventually("the four meet", || {
+        let met = together("meet");
+        met.iter().all(|answer| answer.status == 200).then_some(met)
+    });
     let instances: BTreeSet<String> = met.iter().map(|answer| answer.json()["instance"].to_string()).collect();
     assert_eq!(instances.len(), 1);
     let apart = together("alone");
@@ -270,7 +268,7 @@ fn idle_code_is_not_loaded() {
     let cold = || node.metric("minnow_cold_starts_total", &["app=\"idle\""]);
     assert!(!is_loaded() && cold() == 0.0);
     node.get("idle", "/").ok();
-    minnow_tests::until("the start is counted", || cold() == 1.0);
+    until("the start is counted", || cold() == 1.0);
     assert!(is_loaded());
 }
 

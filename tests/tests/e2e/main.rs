@@ -12,6 +12,7 @@ mod egress;
 mod failures;
 mod gateway;
 mod guests;
+mod hostile;
 mod limits;
 mod manifest;
 mod new_app;

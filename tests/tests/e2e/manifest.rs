@@ -25,19 +25,35 @@ routes = ["/api/{*path}"]
 instances = "sometimes"
 [static]
 "files" = "public"
+"/x" = "nowhere"
+[functions.web]
+wasm = "web.wasm"
+routes = [["not looked at"]]
+
+[functions.api] # again
+wasm = "é.wasm"
+[functions.third]
+later = true
+wasm = "minnow.toml"
 "#,
     );
     let said = mistakes(&app);
     for (place, parts) in [
         ("minnow.toml:1:9", &["`Shop`", "a-z"][..]),
         ("minnow.toml:2:1", &["unknown key `colour`"]),
+        ("minnow.toml:4:9", &["no file `nowhere.wasm`", "`build`"]),
         ("minnow.toml:5:28", &["post", "write `POST`"]),
         ("minnow.toml:6:1", &["did you mean `egress`"]),
         ("minnow.toml:8:11", &["size with a unit", "256MiB"]),
         ("minnow.toml:9:8", &["cpu"]),
+        ("minnow.toml:11:9", &["no file `also-nowhere.wasm`"]),
         ("minnow.toml:12:12", &["match the same requests", "`api`", "`web`"]),
         ("minnow.toml:13:14", &["`fresh`", "`reuse`"]),
         ("minnow.toml:15:2", &["does not start with `/`"]),
+        ("minnow.toml:16:9", &["no folder `nowhere`"]),
+        ("minnow.toml:17:1", &["the table `web` stands twice"]),
+        ("minnow.toml:21:1", &["the table `api` stands twice"]),
+        ("minnow.toml:24:1", &["unknown key `later`"]),
     ] {
         let line = said.lines().find(|line| line.contains(&format!("{place}:")));
         let line = line.unwrap_or_else(|| panic!("nothing at {place}:\n{said}"));

@@ -35,12 +35,16 @@ fn with_rust(cli: Cli) -> Cli {
     cli.env("CARGO_HOME", &folder("CARGO_HOME", ".cargo")).env("RUSTUP_HOME", &folder("RUSTUP_HOME", ".rustup"))
 }
 
-/// Keeps what Cargo builds for the next run of this test: the standard library alone takes more than a minute.
-fn keep_builds(app: &Path) {
+/// Keeps what Cargo builds for the next run of this test: the standard library alone takes more than a minute. The folder is
+/// this run's for as long as the answer lives: two runs that share a target folder would build into each other's files.
+fn keep_builds(app: &Path) -> fs::File {
     let tests = env::current_exe().unwrap();
     let target = tests.ancestors().nth(3).unwrap().join("e2e-new-app");
     fs::create_dir_all(&target).unwrap();
+    let ours = fs::File::create(target.join("in-use")).unwrap();
+    ours.lock().unwrap();
     std::os::unix::fs::symlink(target, app.join("target")).unwrap();
+    ours
 }
 
 #[test]
@@ -63,7 +67,7 @@ fn a_new_app_is_built_published_deployed_and_answers() {
         assert!(dir.join(path).is_file(), "{path}");
     }
     cli.fails(["new", "hello"]).says(&["exists already"]);
-    keep_builds(&dir);
+    let _ours = keep_builds(&dir);
     let cli = cli.in_dir(&dir);
     let built = cli.ok(["build"]);
     assert!(built.contains("web") && built.contains("target/wasm32-wasip2/release/hello.wasm"), "{built}");

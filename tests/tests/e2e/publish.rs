@@ -126,14 +126,80 @@ fn a_bundle_of_200_mib_is_refused() {
     let ran = node.cli().in_dir(app.path()).fails(["publish"]);
     ran.says(&["413 too_large", "bundles.max_size"]);
     node.api("GET", "/v1/apps/huge", "").problem(404, "not_found");
-    assert_eq!(
-        fs::read_dir(node.data_dir().join("tmp"))
-            .unwrap()
-            .filter(|entry| { entry.as_ref().unwrap().metadata().is_ok_and(|file| file.len() > 1 << 20) })
-            .count(),
-        0,
-        "nothing of it stays"
-    );
+    // Other tests upload to this node, too, and nothing as large as what was taken of this.
+    let large = |file: std::io::Result<fs::DirEntry>| {
+        file.and_then(|file| file.metadata()).is_ok_and(|file| file.len() > 32 << 20)
+    };
+    until("nothing of it stays", || !fs::read_dir(node.data_dir().join("tmp")).unwrap().any(large));
+}
+
+/// A node that takes 1 MiB, and an upload of 32 MiB to it that nobody has begun to send.
+fn too_much(node: &Node, headers: &[(&str, &str)]) -> minnow_tests::Connection {
+    let digest = Digest::of(b"whatever").to_string();
+    let mut request = Request::get("node", &format!("/v1/blobs/{digest}")).method("PUT");
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let mut connection = minnow_tests::Connection::open(node.admin).unwrap();
+    connection.write_head(&request).unwrap();
+    connection
+}
+
+#[test]
+fn a_client_that_reads_its_answer_last_is_told_why_it_was_refused() {
+    let node = Node::builder().config("[bundles]\nmax_size = \"1MiB\"").start();
+    let token = format!("Bearer {}", node.token());
+    let megabyte = vec![b'x'; 1 << 20];
+    let chunk = [format!("{:x}\r\n", megabyte.len()).as_bytes(), &megabyte, b"\r\n"].concat();
+    let announced = ("content-length", &*(32 << 20).to_string());
+    let chunked = ("transfer-encoding", "chunked");
+    for (headers, piece, end, status, code) in [
+        (&[("authorization", &*token), announced][..], &megabyte, &b""[..], 413, "too_large"),
+        (&[("authorization", &*token), chunked], &chunk, b"0\r\n\r\n", 413, "too_large"),
+        (&[announced], &megabyte, b"", 401, "unauthorized"),
+    ] {
+        let mut connection = too_much(&node, headers);
+        for _ in 0..32 {
+            connection.write(piece).expect("the node takes what it throws away");
+        }
+        connection.write(end).unwrap();
+        let answer = connection.response(false).and_then(minnow_tests::Exchange::rest).expect("an answer");
+        answer.problem(status, code);
+    }
+}
+
+#[test]
+fn a_bundle_that_is_too_large_is_told_and_is_no_lost_connection() {
+    let node = Node::builder().config("[bundles]\nmax_size = \"1MiB\"").start();
+    let app = App::new("toolarge").file("public/a.bin", "").end("[static]\n\"/\" = \"public\"");
+    fs::File::options().write(true).open(app.path().join("public/a.bin")).unwrap().set_len(32 << 20).unwrap();
+    let cli = node.cli().in_dir(app.path());
+    for _ in 0..10 {
+        let ran = cli.fails(["publish"]);
+        ran.says(&["cannot upload", "a.bin", "32.0 MiB", "at most 1.0 MiB", "413 too_large", "bundles.max_size"]);
+    }
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_nowhere_else() {
+    let node = Node::shared();
+    let app = App::new("progress").file("public/a.bin", "progress".repeat(1 << 20)).end("[static]\n\"/\" = \"public\"");
+    let cli = node.cli().in_dir(app.path());
+    let shown = cli.on_a_terminal("publish 0.1.0", None);
+    assert_eq!(shown.code, 0, "{}", shown.text);
+    for part in ["uploading", "/8.0", "the node checks and compiles", "published", "progress@0.1.0"] {
+        assert!(shown.text.contains(part), "`{part}` is not in {:?}", shown.text);
+    }
+    // It is gone when all is done.
+    let last = shown.text.rsplit("uploading").next().unwrap();
+    assert!(last.contains("published"), "{last:?}");
+    app.write("public/a.bin", "another one".repeat(1 << 20));
+    let ran = cli.run(["publish", "0.2.0"]);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (0, ""), "{ran:?}");
+    assert!(!ran.stdout.contains(['\u{1b}', '\r']), "{:?}", ran.stdout);
+    app.write("public/a.bin", "and another".repeat(1 << 20));
+    let shown = cli.on_a_terminal("publish 0.3.0 --json", None);
+    assert!(!shown.text.contains("uploading"), "{:?}", shown.text);
 }
 
 #[test]

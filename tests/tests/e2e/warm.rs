@@ -24,9 +24,34 @@ fn instances_that_wait_take_no_place_from_those_that_run() {
 }
 
 #[test]
+fn every_call_is_charged_its_cpu_time() {
+    let node = Node::shared();
+    for (name, code, settings) in [
+        ("charge2", "hello-p2", ""),
+        ("charge2r", "hello-p2", REUSE),
+        ("charge3", "hello-p3", ""),
+        ("charge3r", "hello-p3", REUSE),
+    ] {
+        node.serve(&App::of_guest(name, code, settings));
+        let app = format!("app=\"{name}\"");
+        let cpu = || node.metric("minnow_cpu_seconds_total", &[&app]);
+        for count in 1..=5 {
+            let before = cpu();
+            node.get(name, "/").ok();
+            until("it is counted", || {
+                let counted = ["minnow_cold_starts_total", "minnow_warm_starts_total"];
+                counted.iter().map(|metric| node.metric(metric, &[&app])).sum::<f64>() == f64::from(count)
+            });
+            // A call of a component takes some microseconds on any machine.
+            assert!(cpu() - before > 2e-6, "{name}: {} s", cpu() - before);
+        }
+    }
+}
+
+#[test]
 fn a_shared_instance_that_cannot_be_made_fails_its_requests_once() {
     let node = Node::start();
-    node.serve(&warm("toosmall", "hello-p3", "memory = \"64KiB\""));
+    node.serve(&warm("toosmall", "hello-p3", "memory = \"1MiB\""));
     for _ in 0..3 {
         node.get("toosmall", "/").problem(500, "memory_limit");
     }
@@ -41,7 +66,9 @@ fn all_sandboxes_together_hold_no_more_than_the_node_has_for_them() {
     // The guest notices that it gets no more, well below its own limit, and says so itself.
     assert_eq!(node.get("lab", "/alloc?mb=64").status, 507);
     // What ended gave its memory back.
+    until("nothing runs any more", || node.count("lab", "running") == 0);
     node.get("lab", "/alloc?mb=16").ok();
+    until("nothing runs any more", || node.count("lab", "running") == 0);
     // One that cannot even begin is told that the node is full.
     let large = minnow_tests::wasm::module("(module (memory 1024) (func (export \"_start\")))");
     node.serve(&App::new("large").code("web", "a.wasm", &large, "routes = [\"/\"]"));

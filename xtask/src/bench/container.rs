@@ -1,23 +1,27 @@
 //! A bare container that answers one HTTP request: what a cold start costs without WebAssembly.
 //!
-//! It is as small as a container gets: crun (the fastest OCI runtime), an unpacked root file system that holds one static
-//! busybox, the host's network, no seccomp filter, no image to pull, no container engine above. Its process listens,
-//! answers one request and ends.
+//! crun (the fastest OCI runtime) runs what `crun spec` writes, with a static busybox as the only program: no image to pull, no
+//! container engine above, no port to publish, no seccomp filter. The process is given the connection as its standard input
+//! and output, answers one request on it and ends. The same container is also run with fewer walls than a sandbox has, on
+//! the host's network and with four mounts less, to show what of its time they are.
 
 use std::{
     fs,
-    os::unix::process::CommandExt as _,
+    io::{Read as _, Write as _},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{
     Setup,
-    http::{Client, free_address},
     machine::on_core,
     peers::{find_program, require},
     server::clean_environment,
@@ -29,14 +33,23 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Where the second hierarchy is mounted on machines that have cgroup versions 1 and 2 side by side.
 const UNIFIED: &str = "/sys/fs/cgroup/unified";
 
-/// An OCI bundle, ready to run.
+/// How much of a container there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walls {
+    /// What `crun spec` writes: all namespaces, devices, masked paths.
+    Standard,
+    /// As little as runs: the host's network and control groups, `/proc` as the only mount.
+    Fewest,
+}
+
+/// OCI bundles, ready to run.
 pub(crate) struct Container {
-    bundle: PathBuf,
+    work: PathBuf,
     state: PathBuf,
 }
 
 impl Container {
-    /// Lays out the bundle. Installs crun and busybox where they are missing.
+    /// Lays out the bundles. Installs crun and busybox where they are missing.
     pub(crate) fn prepare(setup: &Setup) -> Result<Self> {
         require(&[("crun", "crun"), ("busybox", "busybox-static")])?;
         let busybox = find_program("busybox").context("busybox is not on PATH")?;
@@ -48,93 +61,96 @@ impl Container {
             "{} is not static; `apt-get install busybox-static` replaces it",
             busybox.display()
         );
-        let bundle = setup.work.join("container");
-        for folder in ["bin", "www", "proc", "dev"] {
-            fs::create_dir_all(bundle.join("rootfs").join(folder))?;
+        let container = Self { work: setup.work.clone(), state: setup.work.join("crun") };
+        for walls in [Walls::Standard, Walls::Fewest] {
+            let bundle = container.bundle(walls);
+            for folder in ["bin", "www", "proc", "dev", "sys"] {
+                fs::create_dir_all(bundle.join("rootfs").join(folder))?;
+            }
+            fs::copy(&busybox, bundle.join("rootfs/bin/busybox"))?;
+            fs::write(bundle.join("rootfs/www/index.html"), BODY)?;
+            let mut spec = Command::new("crun");
+            spec.arg("spec").args((!rustix::process::geteuid().is_root()).then_some("--rootless"));
+            let _ = fs::remove_file(bundle.join("config.json"));
+            ensure!(spec.current_dir(&bundle).status()?.success(), "`crun spec` failed");
+            let config = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+            fs::write(bundle.join("config.json"), configure(config, walls)?.to_string())?;
         }
-        fs::copy(&busybox, bundle.join("rootfs/bin/busybox"))?;
-        fs::write(bundle.join("rootfs/www/index.html"), "Hello, World!\n")?;
-        Ok(Self { bundle, state: setup.work.join("crun") })
+        Ok(container)
     }
 
-    /// Starts the container on the server's core, sends it a request, and returns the time from before `crun run` was
-    /// spawned until the answer was there.
-    pub(crate) fn first_answer(&self, setup: &Setup) -> Result<Duration> {
-        let address = free_address()?;
-        fs::write(self.bundle.join("config.json"), config(address.port()).to_string())?;
+    fn bundle(&self, walls: Walls) -> PathBuf {
+        self.work.join(match walls {
+            Walls::Standard => "container",
+            Walls::Fewest => "container-fewest",
+        })
+    }
+
+    /// Starts the container on the server's core with a request on its standard input, and returns the time from before
+    /// `crun run` was spawned until the answer was there.
+    pub(crate) fn first_answer(&self, setup: &Setup, walls: Walls) -> Result<Duration> {
         let mut command = Command::new("crun");
         clean_environment(&mut command);
         command.arg("--root").arg(&self.state);
         if !rustix::process::geteuid().is_root() {
             command.arg("--cgroup-manager=disabled");
         }
-        command.args(["run", "--bundle"]).arg(&self.bundle).arg(format!("minnow-bench-{}", address.port()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let id = format!("minnow-bench-{}", std::process::id());
+        command.args(["run", "--bundle"]).arg(self.bundle(walls)).arg(id);
+        let (mut ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(DEADLINE))?;
+        command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
         on_core(setup.cores.load, || {
-            let (started, mut child) = on_core(setup.cores.server, || {
+            let (started, child) = on_core(setup.cores.server, || {
                 let started = Instant::now();
                 Ok((started, command.spawn().context("cannot start crun")?))
             })?;
-            let mut client = loop {
-                // Refused until the container listens. On loopback that costs microseconds.
-                match Client::connect(address) {
-                    Ok(client) => break client,
-                    Err(_) if started.elapsed() > DEADLINE => {
-                        child.kill()?;
-                        bail!("the container did not listen within {DEADLINE:?}: {}", child_errors(child)?);
-                    }
-                    Err(_) if child.try_wait()?.is_some() => bail!("crun failed: {}", child_errors(child)?),
-                    Err(_) => std::thread::sleep(Duration::from_micros(20)),
+            // The command has kept its ends of the connection until now.
+            drop(command);
+            ours.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+            let mut answer = Vec::new();
+            let mut piece = [0; 4096];
+            let elapsed = loop {
+                let length = ours.read(&mut piece).with_context(|| format!("no answer within {DEADLINE:?}"))?;
+                answer.extend_from_slice(piece.get(..length).unwrap_or_default());
+                if length == 0 || answer.ends_with(BODY) {
+                    break started.elapsed();
                 }
             };
-            let answer = client.get("localhost", "/", "")?;
-            let elapsed = started.elapsed();
+            let output = child.wait_with_output()?;
             ensure!(
-                answer.status == 200 && answer.body == b"Hello, World!\n",
-                "the container answered {}",
-                answer.status
+                output.status.success() && answer.starts_with(b"HTTP/1.") && answer.ends_with(BODY),
+                "the container failed: {}: {} {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim(),
+                String::from_utf8_lossy(&answer)
             );
-            ensure!(child.wait()?.success(), "the container failed after its answer");
             Ok(elapsed)
         })
     }
 }
 
-fn child_errors(child: std::process::Child) -> Result<String> {
-    let output = child.wait_with_output()?;
-    Ok(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
-}
+const BODY: &[u8] = b"Hello, World!\n";
 
-/// The container's config (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>).
-fn config(port: u16) -> serde_json::Value {
-    let port = port.to_string();
-    // `nc` listens and, when a client comes, becomes `httpd`, which answers on its standard output and ends. Where no client
-    // comes, it gives up after 10 s, so that a harness that was killed leaves nothing behind.
-    let responder =
-        ["/bin/busybox", "nc", "-w", "10", "-l", "-p", &port, "-e", "/bin/busybox", "httpd", "-i", "-h", "/www"];
-    let mut linux =
-        json!({ "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }] });
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    if !user.is_root() {
-        linux = json!({
-            "namespaces": [{ "type": "user" }, { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }],
-            "uidMappings": [{ "containerID": 0, "hostID": user.as_raw(), "size": 1 }],
-            "gidMappings": [{ "containerID": 0, "hostID": group.as_raw(), "size": 1 }],
-        });
+/// The config that `crun spec` wrote (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>) with our program,
+/// and without some of its walls.
+fn configure(mut config: Value, walls: Walls) -> Result<Value> {
+    let process = config.get_mut("process").context("`crun spec` wrote no process")?;
+    process["terminal"] = json!(false);
+    process["args"] = json!(["/bin/busybox", "httpd", "-i", "-h", "/www"]);
+    if walls == Walls::Fewest {
+        let few = |values: &mut Value, keep: fn(&Value) -> bool| {
+            if let Some(values) = values.as_array_mut() {
+                values.retain(keep);
+            }
+        };
+        few(&mut config["linux"]["namespaces"], |one| one["type"] != "network" && one["type"] != "cgroup");
+        few(&mut config["mounts"], |one| one["destination"] == "/proc");
+        for walls in ["maskedPaths", "readonlyPaths"] {
+            config["linux"][walls] = json!([]);
+        }
     }
-    json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
-            "args": responder,
-            "env": ["PATH=/bin"],
-            "cwd": "/",
-        },
-        "root": { "path": "rootfs", "readonly": true },
-        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
-        "linux": linux,
-    })
+    Ok(config)
 }
 
 /// crun refuses machines that have both cgroup hierarchies mounted. There, this replaces the process by itself in a mount

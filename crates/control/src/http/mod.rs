@@ -30,6 +30,7 @@ mod apps;
 mod auth;
 mod blobs;
 mod functions;
+mod linger;
 mod node;
 mod problem;
 mod tokens;
@@ -117,6 +118,7 @@ pub fn router(control: Arc<Control>) -> Router {
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), auth::require_token))
         .layer(middleware::from_fn(problem::identify))
+        .layer(middleware::from_fn(linger::linger))
         .with_state(control)
 }
 

@@ -1,7 +1,9 @@
 //! What can go wrong when the CLI talks to a node, and what to do about it.
 
+use std::{error::Error, io};
+
 use minnow_model::Code;
-use reqwest::{StatusCode, Url};
+use reqwest::{StatusCode, Url, header::HeaderMap};
 use serde::Deserialize;
 
 use super::is_loopback;
@@ -15,6 +17,12 @@ pub enum ApiError {
     MalformedToken,
     #[error("cannot reach the node at {}", at(.server))]
     Unreachable { server: Url, source: reqwest::Error },
+    #[error("what answers at {} does not speak TLS", at(.server))]
+    NotTls { server: Url },
+    #[error("the certificate of {} is not trusted", at(.server))]
+    Certificate { server: Url, source: reqwest::Error },
+    #[error("what answers at {} does not speak HTTP", at(.server))]
+    NotHttp { server: Url, source: reqwest::Error },
     #[error("the connection to {} was lost", at(.server))]
     Lost { server: Url, source: reqwest::Error },
     #[error("cannot set up the HTTP client")]
@@ -22,8 +30,11 @@ pub enum ApiError {
     /// The node refused.
     #[error("{}", .problem.title)]
     Problem { server: Url, problem: Box<ApiProblem> },
-    #[error("{} does not answer like a node's control API{}", at(.server), .status.map(|status| format!(" ({status})")).unwrap_or_default())]
-    NotApi { server: Url, status: Option<StatusCode> },
+    /// The data listener was asked.
+    #[error("{} is where a node's apps answer, not its control API", at(.server))]
+    Gateway { server: Url },
+    #[error("what answers at {} is not a Minnow node{}", at(.server), .status.map(|status| format!(" ({status})")).unwrap_or_default())]
+    NotMinnow { server: Url, status: Option<StatusCode> },
     #[error("cannot understand the answer of {}", at(.server))]
     Unreadable { server: Url, source: serde_json::Error },
 }
@@ -61,16 +72,43 @@ impl ApiProblem {
         matches!(self.known(), Some(Code::UnknownApp | Code::NoRoute))
     }
 
-    fn known(&self) -> Option<Code> {
+    pub(super) fn known(&self) -> Option<Code> {
         Code::all().iter().copied().find(|code| code.as_str() == self.code)
     }
 }
 
 impl ApiError {
+    /// What a call means that came to nothing on its way.
+    pub(super) fn lost(server: Url, source: reqwest::Error) -> Self {
+        match tls_error(&source) {
+            // The first bytes of an answer in the clear are no TLS record.
+            Some(rustls::Error::InvalidMessage(_)) => return Self::NotTls { server },
+            Some(rustls::Error::InvalidCertificate(_)) => return Self::Certificate { server, source },
+            _ => {}
+        }
+        if source.is_connect() {
+            return Self::Unreachable { server, source };
+        }
+        if causes(&source).any(|error| error.downcast_ref::<hyper::Error>().is_some_and(is_no_http)) {
+            return Self::NotHttp { server, source };
+        }
+        Self::Lost { server, source }
+    }
+
+    /// What a response means that the control API does not give. Every answer of a node carries a request id, so with one it
+    /// came from an app behind the gateway.
+    pub(super) fn foreign(server: Url, status: StatusCode, headers: &HeaderMap) -> Self {
+        if has_request_id(headers) {
+            Self::Gateway { server }
+        } else {
+            Self::NotMinnow { server, status: Some(status) }
+        }
+    }
+
     /// What a problem document in the place of an answer means.
-    pub(super) fn refused(server: Url, status: StatusCode, problem: ApiProblem) -> Self {
+    pub(super) fn refused(server: Url, problem: ApiProblem) -> Self {
         if problem.is_of_gateway() {
-            return Self::NotApi { server, status: Some(status) };
+            return Self::Gateway { server };
         }
         Self::Problem { server, problem: Box::new(problem) }
     }
@@ -79,7 +117,7 @@ impl ApiError {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Problem { problem, .. } => StatusCode::from_u16(problem.status).ok(),
-            Self::NotApi { status, .. } => *status,
+            Self::NotMinnow { status, .. } => *status,
             _ => None,
         }
     }
@@ -103,27 +141,46 @@ impl ApiError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoToken { server } => Some(format!(
-                "run `minnow login {}` and give it the token from the node's DATA_DIR/admin.token, or set MINNOW_TOKEN",
+                "run `minnow login {}` and give it the token from the node's DATA_DIR/admin.token (of `minnow dev`: \
+                 DIR/.minnow/admin.token), or set MINNOW_TOKEN",
                 at(server)
             )),
             Self::MalformedToken => Some("copy the whole line of the node's DATA_DIR/admin.token".into()),
-            Self::Unreachable { server, source } if server.scheme() == "https" && is_plain(source) => {
-                Some("what answers there does not speak TLS: try http://".into())
-            }
             Self::Unreachable { server, .. } if is_loopback(server) => {
                 Some("start a node with `minnow node --data-dir DIR` or `minnow dev`, or name another address".into())
             }
             Self::Unreachable { .. } => Some("check the address, and that the node's --admin listens there".into()),
-            Self::NotApi { .. } => {
-                Some("the control API is on the node's --admin address (default port 7701), not on --http".into())
+            Self::NotTls { server } => Some(format!("write http:// instead: {}", with_scheme(server, "http"))),
+            Self::NotHttp { server, .. } if server.scheme() == "http" => {
+                Some(format!("if it speaks TLS, write https:// instead: {}", with_scheme(server, "https")))
             }
+            Self::NotHttp { .. } => Some("check the address; a node prints its control API's when it starts".into()),
+            Self::Certificate { .. } => {
+                Some("if its authority is your own, name the file of the authority's certificate in SSL_CERT_FILE".into())
+            }
+            Self::Gateway { .. } => Some(
+                "use the node's --admin address, which it prints as `control API` when it starts (by default port 7701)".into(),
+            ),
+            Self::NotMinnow { status: Some(StatusCode::PAYLOAD_TOO_LARGE), .. } => {
+                Some("a proxy in front of the node takes no request of this size; for nginx set client_max_body_size".into())
+            }
+            Self::NotMinnow { status: Some(status), .. } if (502..=504).contains(&status.as_u16()) => {
+                Some("a proxy answers there and does not reach the node; check that the node runs".into())
+            }
+            Self::NotMinnow { server, status: Some(StatusCode::BAD_REQUEST) } if server.scheme() == "http" => {
+                Some(format!("check the address, and whether it speaks TLS: {}", with_scheme(server, "https")))
+            }
+            Self::NotMinnow { .. } => Some("check the address; a node prints its control API's when it starts".into()),
             Self::Unreadable { .. } => {
                 Some("the node and this command may differ in version; compare `minnow --version` on both".into())
             }
             Self::Lost { source, .. } if source.is_timeout() => {
                 Some("the node may still be at it; `minnow status` shows what came of it".into())
             }
-            Self::Lost { .. } | Self::Setup { .. } => None,
+            Self::Lost { .. } => Some("try again; where it happens again, the node's own log may say why".into()),
+            Self::Setup { .. } => Some(
+                "TLS needs the system's certificates (the package ca-certificates), or a file of them in SSL_CERT_FILE".into(),
+            ),
             Self::Problem { server, problem } => match problem.known()? {
                 Code::Unauthorized => Some(format!("the token is missing or wrong; run `minnow login {}`", at(server))),
                 Code::NotFound if problem.detail.is_none() => {
@@ -140,11 +197,48 @@ impl ApiError {
     }
 }
 
-/// Whether a TLS handshake was answered with something that is no TLS.
-fn is_plain(error: &reqwest::Error) -> bool {
-    let error: &dyn std::error::Error = error;
-    std::iter::successors(Some(error), |error| error.source())
-        .any(|error| error.to_string().contains("InvalidContentType"))
+/// An error and what caused it, outermost first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// What TLS has to say about a failed call.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(as_tls_error)
+}
+
+fn as_tls_error<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    // I/O errors wrap others, and name as their source not these but what caused these.
+    while let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        error = wrapped;
+    }
+    error.downcast_ref()
+}
+
+/// Whether what came was no HTTP: it could not be parsed, or came before it was asked for.
+fn is_no_http(error: &hyper::Error) -> bool {
+    // hyper has no question for the second.
+    error.is_parse() || error.to_string().contains("unexpected message")
+}
+
+/// Whether a response carries the id that a node gives to every request: 32 hex digits.
+pub(super) fn has_request_id(headers: &HeaderMap) -> bool {
+    let id = headers.get("x-request-id").map(|value| value.as_bytes());
+    id.is_some_and(|id| id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// The same address with another scheme.
+fn with_scheme(server: &Url, scheme: &str) -> String {
+    let address = at(server);
+    match address.split_once("://") {
+        Some((_, rest)) => format!("{scheme}://{rest}"),
+        None => address.to_owned(),
+    }
 }
 
 /// A server's address without the slash that a URL ends in.
@@ -193,9 +287,32 @@ mod tests {
             ("from_the_future", false),
         ] {
             let problem = ApiProblem { code: code.into(), ..ApiProblem::default() };
-            let error = ApiError::refused("http://127.0.0.1:7700".parse().unwrap(), StatusCode::NOT_FOUND, problem);
-            assert_eq!(matches!(error, ApiError::NotApi { .. }), is_gateway, "{code}");
+            let error = ApiError::refused("http://127.0.0.1:7700".parse().unwrap(), problem);
+            assert_eq!(matches!(error, ApiError::Gateway { .. }), is_gateway, "{code}");
             assert_eq!(error.help().is_some_and(|help| help.contains("--admin")), is_gateway, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_is_not_the_control_apis_is_told_by_who_gave_it() {
+        let foreign = |status: u16, id: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", id.parse().unwrap());
+            ApiError::foreign("http://h:1".parse().unwrap(), StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        let id = "0123456789abcdef0123456789abcdef";
+        for (status, id, what, help) in [
+            (200, id, "http://h:1 is where a node's apps answer, not its control API", "--admin"),
+            (404, id, "http://h:1 is where a node's apps answer", "--admin"),
+            (200, "", "what answers at http://h:1 is not a Minnow node (200 OK)", "check the address"),
+            (404, "another-kind-of-id", "is not a Minnow node (404 Not Found)", "check the address"),
+            (400, "", "(400 Bad Request)", "https://h:1"),
+            (413, "", "(413 Payload Too Large)", "client_max_body_size"),
+            (502, "", "(502 Bad Gateway)", "check that the node runs"),
+        ] {
+            let error = foreign(status, id);
+            assert!(error.to_string().contains(what), "{error}");
+            assert!(error.help().unwrap().contains(help), "{error}: {:?}", error.help());
         }
     }
 

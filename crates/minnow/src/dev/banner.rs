@@ -58,12 +58,23 @@ fn render(out: &mut String, manifest: &Manifest, version: &Version, place: &Plac
         let names = unwatched.join(", ");
         writeln!(out, "           {DIM}add `watch = [\"src/**\"]` to {names} to build on change{DIM:#}")?;
     }
-    let token = place.data_dir.join("admin.token");
-    writeln!(out, "  inspect  minnow login http://{} --token-file {}", reachable(place.admin), token.display())?;
-    writeln!(out, "           minnow status {name}   (in another terminal; also invoke, logs, versions)")?;
-    writeln!(out, "  publish  minnow publish 0.1.0 && minnow deploy 0.1.0   (to a node of your own: minnow login)")?;
+    // Not `minnow login`: this node must not become the default of later commands, which are meant for another.
+    let token = quoted(&place.data_dir.join("admin.token").display().to_string());
+    writeln!(out, "  inspect  in another terminal, which then talks to this node:")?;
+    writeln!(out, "           export MINNOW_SERVER=http://{} MINNOW_TOKEN=\"$(cat {token})\"", reachable(place.admin))?;
+    writeln!(out, "           minnow status {name}   (also invoke, logs, versions)")?;
+    writeln!(
+        out,
+        "  publish  minnow login SERVER && minnow publish 0.1.0 && minnow deploy 0.1.0   (to a node of your own)"
+    )?;
     writeln!(out, "  learn    minnow --help, docs/guide.md")?;
     writeln!(out, "\n  {DIM}Ctrl-C ends it. The log of the app follows.{DIM:#}")
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if path.chars().all(is_plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// An address that a browser can open: every address of this machine includes loopback.
@@ -107,9 +118,18 @@ mod tests {
             "  /api/{*rest}  → api\n",
             "  POST /submit  → api\n",
             "  /             → files in public/\n",
-            "minnow login http://127.0.0.1:7703 --token-file shop/.minnow/admin.token",
+            "export MINNOW_SERVER=http://127.0.0.1:7703 MINNOW_TOKEN=\"$(cat shop/.minnow/admin.token)\"\n",
         ] {
             assert!(plain.contains(expected), "{expected:?} is not in\n{plain}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_needs_it() {
+        for (path, expected) in
+            [("/a/b-c/.d", "/a/b-c/.d"), ("/my apps/a", "'/my apps/a'"), ("/it's", r"'/it'\''s'"), ("$(x)", "'$(x)'")]
+        {
+            assert_eq!(quoted(path), expected);
         }
     }
 }

@@ -30,12 +30,16 @@ const MAX_TOKEN_BYTES: u64 = 4096;
 
 The token is asked for without showing it, or read from stdin when that is a pipe, or from --token-file. A node writes an \
 admin token to DATA_DIR/admin.token when it first starts. It is stored in $XDG_CONFIG_HOME/minnow/credentials.toml \
-(~/.config without that variable), readable by you alone. The server of the last login is the default for every verb; \
-MINNOW_SERVER and MINNOW_TOKEN take precedence.",
+(~/.config without that variable), readable by you alone.
+
+The server of the last login is the default: every verb goes there unless --server or MINNOW_SERVER names another. Tokens of \
+other servers stay stored. --list shows them, --switch makes another one the default, `minnow logout` forgets one.",
     after_help = "Examples:
   minnow login http://127.0.0.1:7701
   minnow login http://127.0.0.1:7701 --token-file /var/lib/minnow/admin.token
-  ssh box cat /var/lib/minnow/admin.token | minnow login https://node.example.org
+  ssh box sudo cat /var/lib/minnow/admin.token | minnow login https://node.example.org
+  minnow login --list                   every server with a stored token, and which is the default
+  minnow login --switch https://node.example.org
   minnow login --status                 which node, and does the token work?"
 )]
 pub struct LoginArgs {
@@ -48,6 +52,12 @@ pub struct LoginArgs {
     /// Show which node the verbs talk to and check the token; store nothing
     #[arg(long, conflicts_with = "token_file")]
     status: bool,
+    /// Show every server with a stored token, and which is the default
+    #[arg(long, conflicts_with_all = ["token_file", "status"])]
+    list: bool,
+    /// Make a server whose token is stored the default
+    #[arg(long, requires = "server", conflicts_with_all = ["token_file", "status", "list"])]
+    switch: bool,
     #[command(flatten)]
     pub json: JsonArg,
 }
@@ -60,8 +70,23 @@ struct LoginStatus {
     node: NodeInfo,
 }
 
+/// One server in `--list`.
+#[derive(Serialize)]
+struct Listed<'a> {
+    server: &'a str,
+    default: bool,
+}
+
 pub async fn run(args: LoginArgs) -> anyhow::Result<()> {
-    if args.status { status(&args).await } else { login(&args).await }
+    if args.status {
+        status(&args).await
+    } else if args.list {
+        list(&args)
+    } else if args.switch {
+        switch(&args)
+    } else {
+        login(&args).await
+    }
 }
 
 async fn status(args: &LoginArgs) -> anyhow::Result<()> {
@@ -82,6 +107,46 @@ async fn status(args: &LoginArgs) -> anyhow::Result<()> {
     show(&node)
 }
 
+fn list(args: &LoginArgs) -> anyhow::Result<()> {
+    let stored = Credentials::load(&credentials::path()?)?;
+    let is_default = |server: &String| stored.server.as_ref() == Some(server);
+    if args.json.json {
+        let servers = stored.servers.keys().map(|server| Listed { server, default: is_default(server) });
+        return output::json(&servers.collect::<Vec<_>>());
+    }
+    if stored.servers.is_empty() {
+        output::line(format_args!("{DIM}no tokens are stored; `minnow login SERVER` stores one{DIM:#}"))?;
+    } else {
+        let mut table = output::table(&["server", "default"]);
+        for server in stored.servers.keys() {
+            table.add_row([server.as_str(), if is_default(server) { "yes" } else { "" }]);
+        }
+        output::print_table(&table)?;
+    }
+    if let Some(server) = credentials::variable("MINNOW_SERVER") {
+        output::line(format_args!("{DIM}MINNOW_SERVER is set, so verbs go to {server}{DIM:#}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a server the default whose token is there. Nothing is sent, so it also works while the server cannot be reached.
+fn switch(args: &LoginArgs) -> anyhow::Result<()> {
+    let path = credentials::path()?;
+    let mut stored = Credentials::load(&path)?;
+    let server = credentials::key(&credentials::parse_server(args.server.as_deref().unwrap_or_default())?);
+    if !stored.servers.contains_key(&server) {
+        return Err(Failure::new(format!("there is no stored token for {server}"))
+            .help(format!("run `minnow login {server}`; `minnow login --list` shows the servers with one"))
+            .into());
+    }
+    let before = stored.server.replace(server.clone());
+    stored.save(&path)?;
+    if args.json.json {
+        return output::json(&Listed { server: &server, default: true });
+    }
+    show_default(&server, before.as_deref())
+}
+
 async fn login(args: &LoginArgs) -> anyhow::Result<()> {
     let path = credentials::path()?;
     let mut stored = Credentials::load(&path)?;
@@ -90,6 +155,8 @@ async fn login(args: &LoginArgs) -> anyhow::Result<()> {
         (Some(server), _) | (None, Some(server)) => credentials::parse_server(server)?,
         (None, None) => credentials::parse_server(DEFAULT_ADMIN)?,
     };
+    // A wrong address should neither cost a typed token nor be told one.
+    Client::new(server.clone(), None)?.find().await?;
     if server.scheme() == "http" && !is_loopback(&server) {
         report::warn(format_args!(
             "{} is plain http: the token and what you publish can be read on the way",
@@ -100,13 +167,31 @@ async fn login(args: &LoginArgs) -> anyhow::Result<()> {
     let node = Client::new(server.clone(), Some(token.clone()))?.node().await?;
     let key = credentials::key(&server);
     stored.servers.insert(key.clone(), Login { token });
-    stored.server = Some(key.clone());
+    let before = stored.server.replace(key.clone());
     stored.save(&path)?;
     if args.json.json {
         return output::json(&LoginStatus { server: key, server_from: Source::Login, token_from: Source::Login, node });
     }
     output::line(format_args!("{GREEN}logged in{GREEN:#} to {BOLD}{key}{BOLD:#}  {DIM}{}{DIM:#}", path.display()))?;
-    show(&node)
+    show(&node)?;
+    show_default(&key, before.as_deref())
+}
+
+/// Says where verbs go from now on, and how to undo that where they went elsewhere before.
+fn show_default(server: &str, before: Option<&str>) -> anyhow::Result<()> {
+    output::line(format_args!("default {BOLD}{server}{BOLD:#}: every verb goes there from now on"))?;
+    if let Some(before) = before.filter(|before| *before != server) {
+        output::line(format_args!("        {DIM}it was {before}; back: minnow login --switch {before}{DIM:#}"))?;
+    }
+    let elsewhere = credentials::variable("MINNOW_SERVER")
+        .filter(|given| credentials::parse_server(given).map_or(true, |given| credentials::key(&given) != server));
+    if let Some(elsewhere) = elsewhere {
+        report::warn(format_args!("MINNOW_SERVER is set to {elsewhere} and takes precedence"));
+    }
+    if credentials::variable("MINNOW_TOKEN").is_some() {
+        report::warn("MINNOW_TOKEN is set and takes precedence over the stored token");
+    }
+    Ok(())
 }
 
 fn show(node: &NodeInfo) -> anyhow::Result<()> {

@@ -55,11 +55,16 @@ pub async fn run(args: LogsArgs) -> anyhow::Result<()> {
         function: args.function.map(|function| function.to_string()),
     };
     let mut lines = args.server.client()?.logs(&app, &query).await?;
+    let mut is_empty = true;
     while let Some(line) = lines.next().await? {
+        is_empty = false;
         if args.json.json { output::json_line(&line)? } else { output::line(human(&line, Time::Date))? }
     }
     if args.follow {
         return Err(Failure::new("the node ended the log").help("it may be shutting down; try again").into());
+    }
+    if is_empty && !args.json.json && output::is_terminal() {
+        output::line(format_args!("{DIM}no such lines{DIM:#}"))?;
     }
     Ok(())
 }

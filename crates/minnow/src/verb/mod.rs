@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod dev;
 pub mod invoke;
 pub mod login;
+pub mod logout;
 pub mod logs;
 pub mod new;
 pub mod node;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use minnow_model::AppName;
-use minnow_node::{Config, ConfigError, Node, Overrides};
+use minnow_node::{Config, ConfigError, Domain, Node, Overrides};
 
 use crate::{
     node_log,
@@ -46,7 +46,7 @@ pub struct NodeArgs {
     config: Option<PathBuf>,
     /// Apps answer at APP.DOMAIN [default: localhost]
     #[arg(long, value_name = "DOMAIN")]
-    domain: Option<String>,
+    domain: Option<Domain>,
     /// The app that answers hosts that name none
     #[arg(long, value_name = "APP")]
     default_app: Option<AppName>,

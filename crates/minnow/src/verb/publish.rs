@@ -7,6 +7,7 @@ use minnow_model::Version;
 
 use crate::{
     cli::{JsonArg, ServerArgs},
+    credentials,
     output::{self, BOLD, DIM, GREEN},
     project::Project,
     recipe::{self, Only},
@@ -57,15 +58,17 @@ pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
         return output::json(&outcome.published);
     }
     let info = &outcome.published.version;
-    let (app, version) = (&info.app, &info.version);
+    let (app, version, server) = (&info.app, &info.version, credentials::key(client.server()));
     if outcome.published.created {
         let uploaded = output::size(outcome.uploaded_bytes);
         let size = output::size(info.size);
         output::line(format_args!(
-            "{GREEN}published{GREEN:#} {BOLD}{app}@{version}{BOLD:#}  {size}, {uploaded} uploaded"
+            "{GREEN}published{GREEN:#} {BOLD}{app}@{version}{BOLD:#}  {size}, {uploaded} uploaded to {server}"
         ))?;
     } else {
-        output::line(format_args!("{BOLD}{app}@{version}{BOLD:#} was published before with the same content"))?;
+        output::line(format_args!(
+            "{BOLD}{app}@{version}{BOLD:#} was published to {server} before with the same content"
+        ))?;
     }
     output::line(format_args!("{}", info.digest))?;
     if info.weight == 0 {

@@ -1,7 +1,9 @@
 //! `minnow status`: what of an app is live, and what it does now.
 
+use std::time::Duration;
+
 use clap::Args;
-use minnow_control::api_types::{AppStatus, FunctionStatus};
+use minnow_control::api_types::{AppStatus, FunctionStatus, VersionTraffic};
 
 use super::deploy::shares;
 use crate::{
@@ -12,12 +14,19 @@ use crate::{
 /// How many deployments the history shows; --json has them all.
 const HISTORY: usize = 10;
 
-/// Show an app's deployment, functions and history
+/// Show an app's deployment, traffic, functions and history
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    long_about = "Show an app's deployment, traffic, functions and history.
+
+For each live version: its weight, the requests for its functions since the live deployment began (or since the node started, \
+where that was later), how many of them ended with a 5xx status, and how long half and 99 in 100 of the invocations took at \
+most (estimated from a histogram). By these a canary is judged. Static files are not counted.",
+    after_help = "Examples:
   minnow status                the app in this folder
   minnow status hello          an app by its name
-  minnow status hello --json")]
+  minnow status hello --json | jq '.traffic[] | {version, weight, requests, failed}'"
+)]
 pub struct StatusArgs {
     #[command(flatten)]
     app: AppArgs,
@@ -47,6 +56,8 @@ fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
     }
     if !status.functions.is_empty() {
         output::line("")?;
+        traffic(&status.traffic, now_ms)?;
+        output::line("")?;
         functions(&status.functions)?;
     }
     if !status.history.is_empty() {
@@ -63,6 +74,31 @@ fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
         output::print_table(&table)?;
     }
     Ok(())
+}
+
+fn traffic(traffic: &[VersionTraffic], now_ms: u64) -> anyhow::Result<()> {
+    let mut table = output::table(&["version", "weight", "requests", "5xx", "p50", "p99", "counted for"]);
+    for version in traffic {
+        let time = |time: Option<Duration>| time.map_or("–".into(), output::duration);
+        table.add_row([
+            version.version.to_string(),
+            format!("{} %", version.weight),
+            version.requests.to_string(),
+            failed(version.failed, version.requests),
+            time(version.p50),
+            time(version.p99),
+            output::age(version.since_ms, now_ms),
+        ]);
+    }
+    output::print_table(&table)
+}
+
+/// `0`, or `12 (9.2 %)`.
+fn failed(failed: u64, requests: u64) -> String {
+    match failed {
+        0 => "0".into(),
+        _ => format!("{failed} ({:.1} %)", failed as f64 * 100.0 / requests.max(1) as f64),
+    }
 }
 
 fn functions(functions: &[FunctionStatus]) -> anyhow::Result<()> {
@@ -83,4 +119,16 @@ fn functions(functions: &[FunctionStatus]) -> anyhow::Result<()> {
         ]);
     }
     output::print_table(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_shown_with_their_share() {
+        for (count, requests, expected) in [(0, 0, "0"), (0, 9, "0"), (12, 130, "12 (9.2 %)"), (3, 3, "3 (100.0 %)")] {
+            assert_eq!(failed(count, requests), expected);
+        }
+    }
 }

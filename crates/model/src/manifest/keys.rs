@@ -185,7 +185,7 @@ pub(super) static LIMITS: TableDoc = TableDoc {
             key: "memory",
             kind: "size",
             default: Some(r#""128MiB""#),
-            meaning: "All linear memories and tables of one sandbox together, 64 KiB to 4 GiB. The default is what Lambda and \
+            meaning: "All linear memories and tables of one sandbox together, 1 MiB to 4 GiB. The default is what Lambda and \
                       Workers start with; a node can hold hundreds of such sandboxes.",
             example: r#"memory = "256MiB""#,
         },

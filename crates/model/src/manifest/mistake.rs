@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 
+use super::Parsed;
+
 /// The most mistakes that are kept; the rest is only counted. Nobody mends more in one go.
 pub const MAX_MISTAKES: usize = 100;
 
@@ -105,22 +107,37 @@ pub struct ManifestErrors {
     mistakes: Vec<Mistake>,
     /// How many there are beyond [`MAX_MISTAKES`].
     more: usize,
+    /// What could be read all the same.
+    read: Option<Box<Parsed>>,
 }
 
 impl ManifestErrors {
     /// `Ok` when there are no mistakes: lets a caller add its own, for example files that are missing.
-    pub fn check(mut mistakes: Vec<Mistake>) -> Result<(), Self> {
-        if mistakes.is_empty() {
-            return Ok(());
-        }
-        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        let more = mistakes.len().saturating_sub(MAX_MISTAKES);
-        mistakes.truncate(MAX_MISTAKES);
-        Err(Self { mistakes, more })
+    pub fn check(mistakes: Vec<Mistake>) -> Result<(), Self> {
+        if mistakes.is_empty() { Ok(()) } else { Err(Self::of(mistakes, None)) }
     }
 
     pub(super) fn one(mistake: Mistake) -> Self {
-        Self { mistakes: vec![mistake], more: 0 }
+        Self::of(vec![mistake], None)
+    }
+
+    pub(super) fn of(mut mistakes: Vec<Mistake>, read: Option<Parsed>) -> Self {
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        let more = mistakes.len().saturating_sub(MAX_MISTAKES);
+        mistakes.truncate(MAX_MISTAKES);
+        Self { mistakes, more, read: read.map(Box::new) }
+    }
+
+    /// Adds what the caller finds wrong with what could be read, for example files that are missing. The manifest that it
+    /// gets has only what is right of the text.
+    #[must_use]
+    pub fn and_missing(self, find: impl FnOnce(&Parsed) -> Vec<Mistake>) -> Self {
+        let Self { mut mistakes, more, read } = self;
+        if let Some(read) = read {
+            mistakes.extend(find(&read));
+        }
+        let all = Self::of(mistakes, None);
+        Self { more: all.more + more, ..all }
     }
 
     pub fn mistakes(&self) -> &[Mistake] {

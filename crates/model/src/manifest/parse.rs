@@ -8,8 +8,8 @@ use toml_span::{ErrorKind, Span, Value};
 
 use super::{
     Function, Instances, MAX_APP_ROUTES, MAX_BUILD_BYTES, MAX_BYTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS,
-    MAX_ROUTES, MAX_STATIC, MAX_VERSION_BYTES, MAX_WATCH, Manifest, ManifestErrors, Mistake, Parsed, Sticky,
-    env_mistake, is_token, keys,
+    MAX_MISTAKES, MAX_ROUTES, MAX_STATIC, MAX_VERSION_BYTES, MAX_WATCH, Manifest, ManifestErrors, Mistake, Parsed,
+    Sticky, env_mistake, is_token, keys,
     mistake::Source,
     places::{FunctionPlaces, Places},
     read::{Field, Fields, Reader},
@@ -31,24 +31,50 @@ impl Manifest {
             let message = format!("the file has {} bytes, the most is 1 MiB", source.len());
             return Err(ManifestErrors::one(Mistake::new(&shared, &[place], message, "split the app in two")));
         }
-        let document = match toml_span::parse(source) {
-            Ok(document) => document,
-            Err(error) => return Err(ManifestErrors::one(not_toml(&shared, &error))),
-        };
-        let mut reader = Reader { source: Arc::clone(&shared), mistakes: Vec::new() };
-        let read = reader.app(&document);
-        ManifestErrors::check(reader.mistakes)?;
-        match read {
-            Some((manifest, places)) => Ok(Parsed { manifest, source: shared, places }),
+        parse(source, &shared, Vec::new())
+    }
+}
+
+/// Checks `text`, which is the source without the tables that stand twice in it; those are noted already.
+fn parse(text: &str, source: &Source, mut twice: Vec<Mistake>) -> Result<Parsed, ManifestErrors> {
+    let document = match toml_span::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            let is_twice = matches!(error.kind, ErrorKind::DuplicateTable { .. });
+            // What is no TOML without them may be some with them.
+            if is_twice || twice.is_empty() {
+                twice.push(not_toml(source, &error));
+            }
+            let rest = without_table(text, error.span.start);
+            if is_twice && twice.len() < MAX_MISTAKES && rest != text {
+                return parse(&rest, source, twice);
+            }
+            return Err(ManifestErrors::of(twice, None));
+        }
+    };
+    let mut reader = Reader { source: Arc::clone(source), mistakes: twice };
+    let read = reader.app(&document);
+    let parsed = read.map(|(manifest, places)| Parsed { manifest, source: Arc::clone(source), places });
+    match parsed {
+        Some(parsed) if reader.mistakes.is_empty() => Ok(parsed),
+        parsed => {
             // Nothing is left out without a mistake being noted.
-            None => Err(ManifestErrors::one(Mistake::new(
-                &shared,
-                &[],
-                "the manifest is not complete",
-                "see the reference",
-            ))),
+            if reader.mistakes.is_empty() {
+                reader.refuse(Span::new(0, 0), "the manifest is not complete", "see the reference");
+            }
+            Err(ManifestErrors::of(reader.mistakes, parsed))
         }
     }
+}
+
+/// The text with blanks for the table whose header begins at `start`: up to the next header, every place stays where it is.
+fn without_table(text: &str, start: usize) -> String {
+    let (before, table) = text.split_at(text.floor_char_boundary(start));
+    let lines = table.split_inclusive('\n');
+    let length = lines.enumerate().take_while(|(index, line)| *index == 0 || !line.trim_start().starts_with('['));
+    let (table, after) = table.split_at(length.map(|(_, line)| line.len()).sum());
+    let blanks = table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' });
+    before.chars().chain(blanks).chain(after.chars()).collect()
 }
 
 /// The mistake that the text is not TOML. The parser stops at the first one.
@@ -131,6 +157,8 @@ impl Reader {
                 "add a `[functions.NAME]` table with `wasm`, or `[static]` with `\"/\" = \"public\"`",
             );
         }
+        // Where the name is wrong that has been noted, and what follows from the rest is still to be told.
+        let name = name.or_else(|| "unnamed".parse().ok());
         let manifest = Manifest {
             name: name?,
             version,

@@ -56,6 +56,13 @@ impl Parsed {
         Mistake::new(&self.source, &[(self.span(place), None)], message, remedy)
     }
 
+    /// The functions whose `wasm` has to be there before anything is built, with its path.
+    pub fn prebuilt(&self) -> impl Iterator<Item = (&FunctionName, &str)> {
+        let functions = self.manifest.functions.iter();
+        let has_build = |name| self.places.functions.get(name).is_some_and(|at| at.build.is_some());
+        functions.filter(move |(name, _)| !has_build(*name)).map(|(name, function)| (name, function.wasm.as_str()))
+    }
+
     /// The mistake that a function's `wasm` is not there (after its build, when it has one).
     pub fn missing_wasm(&self, function: &FunctionName) -> Mistake {
         let (wasm, build) =

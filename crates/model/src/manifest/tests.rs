@@ -114,8 +114,8 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         (&with_function("limits = { memory = 128 }"), "`memory` is a number, not a string with a unit"),
         (&with_function("limits = { memory = \"128 apples\" }"), "is not a size with a unit"),
         (
-            &with_function("limits = { memory = \"1KiB\" }"),
-            "`memory` is 1KiB, out of range; choose a value from 64.0 KiB to 4.0 GiB",
+            &with_function("limits = { memory = \"1023KiB\" }"),
+            "`memory` is 1023KiB, out of range; choose a value from 1.0 MiB to 4.0 GiB",
         ),
         (&with_function("limits = { memory = \"5GiB\" }"), "out of range"),
         (&with_function("limits = { memory = \"99999999999999999999EiB\" }"), "out of range"),

@@ -98,8 +98,9 @@ pub(super) async fn read_head(
     output: &mut (impl AsyncRead + Unpin),
 ) -> Result<(http::response::Parts, Vec<u8>), CgiError> {
     let mut buffer = Vec::with_capacity(1024);
+    let mut lines = Lines::default();
     loop {
-        if let Some(end) = end_of_head(&buffer) {
+        if let Some(end) = lines.end_of_head(&buffer) {
             let body = buffer.split_off(end);
             return Ok((parse_head(&buffer)?, body));
         }
@@ -112,16 +113,27 @@ pub(super) async fn read_head(
     }
 }
 
-/// Where the body begins: behind the first empty line, whether lines end in LF or CRLF.
-fn end_of_head(buffer: &[u8]) -> Option<usize> {
-    let mut begin = 0;
-    loop {
-        let rest = buffer.get(begin..)?;
-        let line = rest.iter().position(|byte| *byte == b'\n')?;
-        if matches!(rest.get(..line), Some(b"" | b"\r")) {
-            return Some(begin + line + 1);
+/// How far a head has been looked through: a command may write it byte by byte.
+#[derive(Default)]
+struct Lines {
+    /// Where the line begins whose end has not come yet.
+    begin: usize,
+    /// What is before this has no further line end.
+    seen: usize,
+}
+
+impl Lines {
+    /// Where the body begins: behind the first empty line, whether lines end in LF or CRLF.
+    fn end_of_head(&mut self, buffer: &[u8]) -> Option<usize> {
+        while let Some(found) = buffer.get(self.seen..)?.iter().position(|byte| *byte == b'\n') {
+            let end = self.seen + found;
+            if matches!(buffer.get(self.begin..end), Some(b"" | b"\r")) {
+                return Some(end + 1);
+            }
+            (self.begin, self.seen) = (end + 1, end + 1);
         }
-        begin += line + 1;
+        self.seen = buffer.len();
+        None
     }
 }
 
@@ -176,6 +188,28 @@ mod tests {
         ] {
             let (status, headers, body) = head(output).await.unwrap();
             assert_eq!((status, headers, body.as_str()), expected, "{output:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_may_come_in_pieces_of_any_size() {
+        const OUTPUT: &[u8] = b"Content-Type: text/plain\r\nX-A: b\n\r\nbody\n\nbody";
+        for size in 1..=OUTPUT.len() {
+            let pieces = OUTPUT.chunks(size).map(|piece| Ok::<_, std::io::Error>(bytes::Bytes::from_static(piece)));
+            let mut output = tokio_util::io::StreamReader::new(futures::stream::iter(pieces));
+            let (parts, mut body) = read_head(&mut output).await.unwrap();
+            output.read_to_end(&mut body).await.unwrap();
+            assert_eq!((parts.headers.len(), &*body), (2, &b"body\n\nbody"[..]), "pieces of {size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_looked_through_once() {
+        let head = b"X-A: b\n".repeat(1000);
+        let mut lines = Lines::default();
+        for length in 1..=head.len() {
+            assert_eq!(lines.end_of_head(&head[..length]), None);
+            assert_eq!(lines.seen, length, "nothing before is looked at again");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures::{SinkExt as _, Stream, TryStreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
-use minnow_model::{Level, LogSource, problem::Code as ProblemCode};
+use minnow_model::{LogSource, problem::Code as ProblemCode};
 use sync_wrapper::SyncStream;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite},
@@ -22,7 +22,7 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    Answer, Code, cgi,
+    Answer, Code, RequestBody, cgi,
     code::Entry,
     failure,
     output::LogStream,
@@ -56,11 +56,14 @@ pub(super) async fn serve(
     };
     let respond = respond(&run, read_output, how_it_ended, answer);
     let timeout = run.function.spec().limits.timeout;
-    // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
-    let mut limited = pin!(tokio::time::timeout(timeout, async { tokio::join!(guest, respond) }));
-    if limited.as_mut().await.is_err() {
-        failure::note_timeout(&run);
+    {
+        // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
+        let mut limited = pin!(tokio::time::timeout(timeout, async { tokio::join!(guest, respond) }));
+        if limited.as_mut().await.is_err() {
+            failure::note_timeout(&run);
+        }
     }
+    // The next one may find the pool full before the instance is gone.
     drop(place);
 }
 
@@ -81,7 +84,8 @@ async fn call(
     for (key, value) in cgi::variables(&parts, invocation.scheme, invocation.peer, invocation.script_len) {
         wasi.env(key, value);
     }
-    let input = StreamReader::new(SyncStream::new(body.into_data_stream().map_err(std::io::Error::other)));
+    let body = RequestBody::new(run, body).into_data_stream();
+    let input = StreamReader::new(SyncStream::new(body.map_err(std::io::Error::other)));
     wasi.arg(run.function.spec().function.as_str())
         .stdin(AsyncStdinStream::new(input))
         .stdout(Output(output))
@@ -110,8 +114,11 @@ async fn call(
         Entry::Http02(_) | Entry::Http03(_) => wasmtime::bail!("not a command"),
     };
     match result {
-        Err(error) if error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0) => Ok(()),
-        other => other,
+        Err(error) if error.downcast_ref::<I32Exit>().is_none_or(|exit| exit.0 != 0) => Err(error),
+        Ok(()) | Err(_) => {
+            run.returned();
+            Ok(())
+        }
     }
 }
 
@@ -132,9 +139,8 @@ async fn respond(
             if let Ok(Err(failed)) = how_it_ended.await {
                 return failure::note(run, &failed);
             }
-            run.fail(ProblemCode::InvalidResponse);
-            run.log(Level::Error, LogSource::Node, format!("the CGI response is not valid: {error}"));
-            return;
+            let message = format!("the CGI response is not valid: {error}");
+            return failure::note_guest_failure(run, ProblemCode::InvalidResponse, message);
         }
     };
     let rest = ReaderStream::with_capacity(std::io::Cursor::new(begun).chain(output), 16 << 10);

@@ -2,7 +2,7 @@
 
 use minnow_model::{Level, LogSource, problem::Code};
 
-use crate::meter::Run;
+use crate::{invocation::BodyError, meter::Run};
 
 /// A limit was reached: the error with which the guest is stopped.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -41,14 +41,35 @@ pub(super) fn note(run: &Run, error: &wasmtime::Error) {
             ),
         )
     } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        (Code::FunctionExited, format!("exited with code {}", exit.0))
+        return note_guest_failure(run, Code::FunctionExited, format!("exited with code {}", exit.0));
     } else if is_pool_exhausted(error) {
         (Code::NodeOverloaded, format!("no free sandbox: {error}"))
     } else {
-        (Code::FunctionTrapped, format!("trapped: {error:?}"))
+        return note_guest_failure(run, Code::FunctionTrapped, format!("trapped: {error:?}"));
     };
     run.fail(code);
     run.log(Level::Error, LogSource::Node, message);
+}
+
+/// Notes what a guest did of itself, unless it had found the request's body broken before: then that is why.
+pub(super) fn note_guest_failure(run: &Run, code: Code, message: String) {
+    let Some(broken) = run.broken_request() else {
+        run.fail(code);
+        return run.log(Level::Error, LogSource::Node, message);
+    };
+    let (code, why) = match broken {
+        BodyError::TooLarge(limit) => {
+            let limit = bytesize::ByteSize::b(*limit).display().iec();
+            (Code::RequestTooLarge, format!("the request's body is larger than limits.request_body = {limit}"))
+        }
+        BodyError::Disconnected | BodyError::Guest => (
+            Code::BadRequest,
+            "the request's body broke off: the client went away, or sent something that is not a body".to_owned(),
+        ),
+    };
+    run.fail(code);
+    // Not the function's mistake.
+    run.log(Level::Warn, LogSource::Node, format!("{why}\nafter that the function failed: {message}"));
 }
 
 /// The invocation took longer than its limit.

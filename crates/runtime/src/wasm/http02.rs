@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::{
-    Answer, Code,
+    Answer, Code, RequestBody,
     code::Entry,
     failure, guest_body_error,
     state::{self, GuestState, Owner},
@@ -57,12 +57,15 @@ pub(super) async fn serve(
     answer: oneshot::Sender<Answer>,
 ) {
     let timeout = run.function.spec().limits.timeout;
-    let metered = Metered { run: Arc::clone(&run), inner: pin!(call(&code, &run, invocation, answer)) };
-    // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
-    let mut limited = pin!(tokio::time::timeout(timeout, metered));
-    if limited.as_mut().await.is_err() {
-        failure::note_timeout(&run);
+    {
+        let metered = Metered { run: Arc::clone(&run), inner: pin!(call(&code, &run, invocation, answer)) };
+        // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
+        let mut limited = pin!(tokio::time::timeout(timeout, metered));
+        if limited.as_mut().await.is_err() {
+            failure::note_timeout(&run);
+        }
     }
+    // The next one may find the pool full before the instance is gone.
     drop(place);
 }
 
@@ -114,7 +117,7 @@ async fn handle(
     answer: oneshot::Sender<Answer>,
 ) -> wasmtime::Result<()> {
     let scheme = if invocation.scheme == "https" { Scheme::Https } else { Scheme::Http };
-    let request = invocation.request.map(|body| body.map_err(guest_body_error));
+    let request = invocation.request.map(|body| RequestBody::new(run, body).map_err(guest_body_error));
     let store = &mut instance.store;
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let outparam = store.data_mut().http().new_response_outparam_from_callback({

@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::{
-    Answer, Code,
+    Answer, Code, RequestBody,
     code::Entry,
     failure,
     first_piece::{self, Idle},
@@ -100,7 +100,7 @@ pub(super) async fn call(
         parts.uri.path_and_query().cloned(),
         headers,
         None,
-        body.map_err(guest_body_error),
+        RequestBody::new(run, body).map_err(guest_body_error),
     );
     let answered = tokio::select! {
         biased;

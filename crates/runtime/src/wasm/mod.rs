@@ -17,7 +17,14 @@ mod output;
 mod reuse03;
 mod state;
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
 
 pub(crate) use code::{Code, LoadError};
 pub(crate) use engine::{Engines, Flavor, config};
@@ -54,6 +61,47 @@ pub(crate) fn start(
         }
     };
     (receiver, Some(task))
+}
+
+/// A request's body on its way into a sandbox. The invocation hears how far it came.
+struct RequestBody {
+    body: Body,
+    /// An instance that goes on to other requests may keep the body; the invocation must end all the same.
+    run: Weak<Run>,
+}
+
+impl RequestBody {
+    fn new(run: &Arc<Run>, body: Body) -> Self {
+        if !body.is_end_stream() {
+            run.request_is_to_be_read(true);
+        }
+        Self { body, run: Arc::downgrade(run) }
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(frame), Some(run)) = (&polled, self.run.upgrade()) {
+            match frame {
+                Some(Err(error)) => run.request_broke_off(error.clone()),
+                Some(Ok(_)) if !self.body.is_end_stream() => {}
+                Some(Ok(_)) | None => run.request_is_to_be_read(false),
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Makes the error of a request body what the guest sees as an error code.

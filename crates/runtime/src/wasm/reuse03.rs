@@ -70,7 +70,13 @@ pub(crate) struct Hand {
     memory_refused: Mutex<Option<ProblemCode>>,
     /// CPU time since the guest last came back to the host, in nanoseconds.
     computing_ns: AtomicU64,
-    calls: Mutex<Vec<Arc<Run>>>,
+    /// The calls in it, each with `each_ns` when it began.
+    calls: Mutex<Vec<(Arc<Run>, u64)>>,
+    /// CPU time that a call would have been charged if it had been in the instance all the time, in nanoseconds: what the
+    /// calls used, each poll divided by those in flight. A call's CPU time is the difference over its life.
+    each_ns: AtomicU64,
+    /// How much of the poll that runs now is in `each_ns` or `unasked_ns` already, in nanoseconds.
+    settled_ns: AtomicU64,
     /// Calls that were dropped before they ended, since the instance failed.
     broken_off: Mutex<Vec<Arc<Run>>>,
     idle: Idle,
@@ -119,6 +125,8 @@ pub(super) fn dispatch(
         memory_refused: Mutex::default(),
         computing_ns: AtomicU64::new(0),
         calls: Mutex::default(),
+        each_ns: AtomicU64::new(0),
+        settled_ns: AtomicU64::new(0),
         broken_off: Mutex::default(),
         idle: Idle::default(),
         outbound: AtomicU32::new(0),
@@ -159,7 +167,7 @@ impl Hand {
 
     pub(crate) fn holds_memory(&self, bytes: u64) {
         self.memory_bytes.store(bytes, Relaxed);
-        for run in self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (run, _) in self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             run.holds_memory(bytes);
         }
     }
@@ -178,7 +186,9 @@ impl Hand {
     /// Every call in the instance fails for the same reason.
     fn fail(&self, error: &wasmtime::Error) {
         let mut failed = std::mem::take(&mut *self.broken_off.lock().unwrap_or_else(PoisonError::into_inner));
-        failed.extend(self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.extend(calls.iter().map(|(run, _)| Arc::clone(run)));
+        drop(calls);
         for run in &failed {
             self.fail_one(run, error);
         }
@@ -191,7 +201,21 @@ impl Hand {
         failure::note(run, error);
     }
 
-    /// Shares the CPU time of a poll among the calls in flight, and finds one that is beyond its limit.
+    /// Shares the CPU time since the last settling among the calls in flight. `poll_ns` is the CPU time of the poll so far.
+    fn settle(&self, calls: usize, poll_ns: u64) {
+        let spent = poll_ns.saturating_sub(self.settled_ns.swap(poll_ns, Relaxed));
+        match u64::try_from(calls) {
+            Ok(calls @ 1..) => self.each_ns.fetch_add(spent / calls, Relaxed),
+            // A guest may go on after its response, but not for ever.
+            _ => self.unasked_ns.fetch_add(spent, Relaxed),
+        };
+    }
+
+    fn settle_now(&self, calls: usize) {
+        self.settle(calls, u64::try_from(self.meter.current().as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Ends the account of a poll that took `spent_ns` of CPU time, and tells whether a call is beyond its limit.
     fn charge(&self, spent_ns: u64) -> Option<Limit> {
         if self.meter.is_suspended() {
             self.computing_ns.fetch_add(spent_ns, Relaxed);
@@ -200,27 +224,21 @@ impl Hand {
             self.meter.start_anew();
         }
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = spent_ns / (calls.len().max(1) as u64);
-        let limit = self.function.spec().limits.cpu;
-        if calls.is_empty() {
-            // A guest may go on after its response, but not for ever.
-            let unasked = self.unasked_ns.fetch_add(spent_ns, Relaxed) + spent_ns;
-            return (Duration::from_nanos(unasked) > limit).then_some(Limit::Cpu);
-        }
-        let mut over = None;
-        for run in calls.iter() {
-            run.meter.charge_ns(share);
-            if run.meter.cpu() > limit {
-                over = Some(Limit::Cpu);
-            }
-        }
-        over
+        self.settle(calls.len(), spent_ns);
+        self.settled_ns.store(0, Relaxed);
+        let each = self.each_ns.load(Relaxed);
+        // The oldest call has used most.
+        let most = match calls.iter().map(|(_, began)| *began).min() {
+            None => self.unasked_ns.load(Relaxed),
+            Some(began) => each.saturating_sub(began),
+        };
+        (Duration::from_nanos(most) > self.function.spec().limits.cpu).then_some(Limit::Cpu)
     }
 
     /// Whether a call should have been ended by its own timer and was not, because the guest does not come back.
     fn is_overdue(&self) -> bool {
         let timeout = self.function.spec().limits.timeout + CHECK;
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|run| run.started.elapsed() > timeout)
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(run, _)| run.started.elapsed() > timeout)
     }
 }
 
@@ -229,23 +247,34 @@ struct Call<'a> {
     hand: &'a Hand,
     run: Arc<Run>,
     has_ended: bool,
-    _place: Place,
+    place: Option<Place>,
 }
 
 impl<'a> Call<'a> {
     fn begin(hand: &'a Hand, run: Arc<Run>, place: Place) -> Self {
         run.holds_memory(hand.memory_bytes.load(Relaxed));
+        let mut calls = hand.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        hand.settle_now(calls.len());
         hand.unasked_ns.store(0, Relaxed);
-        hand.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&run));
-        Self { hand, run, has_ended: false, _place: place }
+        calls.push((Arc::clone(&run), hand.each_ns.load(Relaxed)));
+        drop(calls);
+        Self { hand, run, has_ended: false, place: Some(place) }
+    }
+
+    /// The call is over; the guest may still be at work for it. Gives the place back to the one who knows.
+    fn end(mut self) -> Option<Place> {
+        self.has_ended = true;
+        self.place.take()
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         let mut calls = self.hand.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = calls.iter().position(|run| Arc::ptr_eq(run, &self.run)) {
-            let run = calls.swap_remove(index);
+        if let Some(index) = calls.iter().position(|(run, _)| Arc::ptr_eq(run, &self.run)) {
+            self.hand.settle_now(calls.len());
+            let (run, began) = calls.swap_remove(index);
+            run.meter.charge_ns(self.hand.each_ns.load(Relaxed).saturating_sub(began));
             if !self.has_ended {
                 self.hand.broken_off.lock().unwrap_or_else(PoisonError::into_inner).push(run);
             }
@@ -311,7 +340,10 @@ impl Drop for RetireOnDrop<'_> {
 
 /// Ends when the instance is of no more use: it was idle for long, there is no room for idle ones, or the guest does not
 /// come to an end of what it does after its responses.
-async fn until_useless(accessor: &Accessor<GuestState>, hand: &Hand) {
+///
+/// Until the guest is at rest the instance keeps the place of its last call: it is one of those that run, for which the pool
+/// has room, and not one of those that wait.
+async fn until_useless(accessor: &Accessor<GuestState>, hand: &Hand, place: &mut Option<Place>) {
     let runtime = hand.function.runtime();
     {
         // Without a call nobody else keeps the clock going that interrupts guests.
@@ -321,6 +353,7 @@ async fn until_useless(accessor: &Accessor<GuestState>, hand: &Hand) {
             return;
         }
     }
+    drop(place.take());
     if let Some(_idle) = IdleInstance::begin(runtime) {
         tokio::time::sleep(WARM_IDLE).await;
     }
@@ -336,13 +369,20 @@ async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wa
     store
         .run_concurrent(async |accessor| {
             let mut calls = FuturesUnordered::new();
+            let mut last_place = None;
             while !(hand.retired.load(Relaxed) && calls.is_empty() && queue.is_empty()) {
                 let is_idle = calls.is_empty();
                 tokio::select! {
                     biased;
-                    Some(ended) = calls.next(), if !is_idle => ended?,
-                    Some(job) = queue.recv() => calls.push(serve_one(accessor, &service, hand, job)),
-                    () = until_useless(accessor, hand), if is_idle => break,
+                    Some(ended) = calls.next(), if !is_idle => {
+                        let place: Option<Place> = ended?;
+                        last_place = place.filter(|_| calls.is_empty());
+                    }
+                    Some(job) = queue.recv() => {
+                        last_place = None;
+                        calls.push(serve_one(accessor, &service, hand, job));
+                    }
+                    () = until_useless(accessor, hand, &mut last_place), if is_idle => break,
                 }
                 if hand.given.load(Relaxed) >= MAX_REUSE {
                     hand.retire();
@@ -359,9 +399,9 @@ async fn serve_one(
     service: &Service,
     hand: &Arc<Hand>,
     job: Job,
-) -> wasmtime::Result<()> {
+) -> wasmtime::Result<Option<Place>> {
     let Job { run, place, invocation, answer } = job;
-    let mut call = Call::begin(hand, Arc::clone(&run), place);
+    let call = Call::begin(hand, Arc::clone(&run), place);
     let (sent, through) = oneshot::channel();
     let whole = async {
         let is_wanted = http03::call(accessor, service, &run, &hand.idle, invocation, answer, Some(sent)).await?;
@@ -372,20 +412,18 @@ async fn serve_one(
     let deadline = run.started + hand.function.spec().limits.timeout;
     match tokio::time::timeout_at(deadline.into(), whole).await {
         Ok(Ok(is_wanted)) => {
-            call.has_ended = true;
             if !is_wanted {
                 // The guest goes on with what nobody waits for; it takes no more, and goes when the others end.
                 hand.retire();
             }
-            Ok(())
+            Ok(call.end())
         }
         Ok(Err(error)) => Err(error),
         Err(_) => {
-            call.has_ended = true;
             // The guest cannot be made to give up one call, so this instance takes no more and goes when the others end.
             failure::note_timeout(&run);
             hand.retire();
-            Ok(())
+            Ok(call.end())
         }
     }
 }

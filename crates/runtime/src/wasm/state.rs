@@ -22,15 +22,22 @@ use crate::{
 };
 
 /// Handles that a guest may hold at once (streams, requests, fields, pollables): far beyond what a request needs. Together
-/// with the two bounds below it keeps what a guest can take of the host's memory, outside its own, within some 64 MiB.
+/// with the bounds below it keeps what a guest can take of the host's memory, outside its own, within some 100 MiB: 64 of
+/// fields, 16 of large pieces of bodies and 16 of small ones.
 const MAX_HANDLES: usize = 1_000;
 
 /// The size of the header fields a guest may build, in bytes, counted as wasmtime counts them (in memory, not on the wire).
 /// hyper writes at most what the guest sets, so this is what keeps a response head bounded.
 const MAX_FIELDS_BYTES: usize = 64 << 10;
 
-/// What a guest may write to a body at once, in bytes; two such pieces may wait for the client.
+/// What a guest may write to a body at once, in bytes; two such pieces may wait for whoever reads the body.
 const BODY_PIECE_BYTES: usize = 64 << 10;
+
+/// The same for the bodies that an invocation makes beyond [`LARGE_BODIES`]: a guest may make many that nobody reads.
+const SMALL_BODY_PIECE_BYTES: usize = 8 << 10;
+
+/// Bodies of one invocation with large pieces: twice as many as can be on their way at once.
+const LARGE_BODIES: u32 = 128;
 
 /// What one call may have the host copy out of the guest, in bytes. Bodies go in pieces, so this is ample.
 const HOSTCALL_BYTES: usize = 16 << 20;
@@ -139,7 +146,7 @@ impl GuestState {
                 budget: Arc::clone(&function.runtime().memory),
                 owner: owner.clone(),
             },
-            hooks: Hooks { owner },
+            hooks: Hooks { owner, bodies: 0 },
             wasi: None,
             output: Vec::new(),
             p1: None,
@@ -153,7 +160,7 @@ impl GuestState {
         for stream in &self.output {
             stream.set_owner(&owner);
         }
-        self.hooks.owner = owner;
+        self.hooks = Hooks { owner, bodies: 0 };
     }
 
     /// Uses this context for a command instead of the default one.
@@ -248,6 +255,8 @@ impl ResourceLimiter for MemoryLimit {
 /// What wasi:http asks the node.
 pub(super) struct Hooks {
     owner: Owner,
+    /// Bodies that the guest has begun to write in this invocation.
+    bodies: u32,
 }
 
 /// The answer to an outbound request, and what goes on with it afterwards.
@@ -274,7 +283,8 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_PIECE_BYTES
+        self.bodies = self.bodies.saturating_add(1);
+        if self.bodies <= LARGE_BODIES { BODY_PIECE_BYTES } else { SMALL_BODY_PIECE_BYTES }
     }
 
     fn p3_outgoing_body_chunk_size(&mut self) -> usize {

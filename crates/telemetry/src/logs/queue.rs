@@ -124,19 +124,29 @@ impl Queue {
             of_all.has_room(bytes, |all| all - all / NODE_SHARE) && of_app.has_room(bytes, |all| all / APP_SHARE)
         };
         if state.closed || !has_room {
-            self.dropped.add(1);
-            let dropped = &mut state.batch.dropped;
-            if let Some(count) = dropped.get_mut(&app) {
-                *count += 1;
-            } else if dropped.len() < MAX_DROPPING_APPS {
-                dropped.insert(app, 1);
-            }
-            return;
+            return self.drop_line(state, app);
         }
         state.bytes += bytes;
         state.apps.insert(app, Waiting { lines: of_app.lines + 1, bytes: of_app.bytes + bytes });
         state.batch.lines.push(Arc::new(line));
         self.wake(state);
+    }
+
+    /// Drops a line before it was made.
+    pub(super) fn lose(&self, app: AppKey) {
+        self.drop_line(self.lock(), app);
+    }
+
+    fn drop_line(&self, mut state: MutexGuard<'_, State>, app: AppKey) {
+        self.dropped.add(1);
+        let dropped = &mut state.batch.dropped;
+        if let Some(count) = dropped.get_mut(&app) {
+            *count += 1;
+        } else if dropped.len() < MAX_DROPPING_APPS {
+            dropped.insert(app, 1);
+            // The writer tells of it in its own time.
+            self.wake(state);
+        }
     }
 
     /// Hands over a command; it is dropped, and its reply with it, when the writer is gone.
@@ -174,7 +184,7 @@ impl Queue {
     /// Waits for something to do, at most `patience` where given.
     pub(super) fn take(&self, patience: Option<Duration>) -> Taken {
         let mut state = self.lock();
-        while state.batch.lines.is_empty() && state.batch.commands.is_empty() {
+        while state.batch.lines.is_empty() && state.batch.commands.is_empty() && state.batch.dropped.is_empty() {
             if state.closed {
                 return Taken::Closed;
             }

@@ -4,6 +4,7 @@
 //! the next one to append cuts it off first.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
@@ -74,16 +75,37 @@ pub(super) fn end_of(dir: &Path) -> Option<Cutoff> {
     Some(Cutoff { seq: newest.seq, bytes })
 }
 
-/// All segments of all apps, with their sizes in bytes, oldest first.
-pub(super) fn list_all(dir: &Path) -> Vec<(Segment, u64)> {
+/// What one app has on the disk.
+pub(super) struct AppSegments {
+    /// With their sizes in bytes, oldest first.
+    segments: VecDeque<(Segment, u64)>,
+    bytes: u64,
+}
+
+impl AppSegments {
+    /// All of them together, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the oldest off the list, with its size in bytes.
+    pub(super) fn take_oldest(&mut self) -> Option<(Segment, u64)> {
+        let (oldest, bytes) = self.segments.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Some((oldest, bytes))
+    }
+}
+
+/// The segments of every app that has some.
+pub(super) fn list_all(dir: &Path) -> Vec<AppSegments> {
     let folders = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut segments: Vec<(Segment, u64)> = folders(dir)
+    let sized = |segment: Segment| fs::metadata(&segment.path).ok().map(|found| (segment, found.len()));
+    folders(dir)
         .flat_map(|tenant| folders(&tenant).collect::<Vec<_>>())
-        .flat_map(|app| list(&app).unwrap_or_default())
-        .filter_map(|segment| fs::metadata(&segment.path).ok().map(|found| (segment, found.len())))
-        .collect();
-    segments.sort_by_key(|(segment, _)| (segment.start_ms, segment.seq));
-    segments
+        .map(|app| list(&app).unwrap_or_default().into_iter().filter_map(sized).collect::<VecDeque<_>>())
+        .filter(|segments| !segments.is_empty())
+        .map(|segments| AppSegments { bytes: segments.iter().map(|(_, bytes)| bytes).sum(), segments })
+        .collect()
 }
 
 /// A segment that is appended to.

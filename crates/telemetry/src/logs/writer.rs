@@ -16,7 +16,7 @@ use super::{
     LogConfig, LogError,
     follow::Followers,
     queue::{AppKey, Batch, Command, Queue, Taken},
-    segment::{self, Cutoff, OpenSegment, Segment},
+    segment::{self, AppSegments, Cutoff, OpenSegment, Segment},
 };
 
 /// Files that are open at once; the one that was used least recently is closed for another.
@@ -27,6 +27,10 @@ const IDLE: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 64 << 10;
 /// Apps that the thread remembers lost lines of while their disk is full; those of further apps are only in the total.
 const MAX_LOSING_APPS: usize = 1024;
+
+/// How long lines that are missing are counted before the log says so: an app that prints too much gets a line about it
+/// each second, and not one for each batch.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
 /// A full disk is reported once in this time, and not for each line.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -39,6 +43,8 @@ pub(super) struct Writer {
     open: HashMap<AppKey, OpenLog>,
     /// Lines that the logs of these apps still have to say are missing.
     lost: BTreeMap<AppKey, u64>,
+    /// Since when there are such lines.
+    lost_since: Option<Instant>,
     /// All segments together, in bytes; counted before the first line is written.
     total_bytes: Option<u64>,
     /// Whether the last write failed.
@@ -66,6 +72,7 @@ impl Writer {
             followers,
             open: HashMap::new(),
             lost: BTreeMap::new(),
+            lost_since: None,
             total_bytes: None,
             failing: false,
             complained: None,
@@ -76,11 +83,14 @@ impl Writer {
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
         loop {
-            let patience = (!self.open.is_empty()).then_some(IDLE);
+            let patience = match self.lost_since {
+                Some(since) if !self.failing => Some(REPORT_AFTER.saturating_sub(since.elapsed())),
+                _ => (!self.open.is_empty()).then_some(IDLE),
+            };
             match self.queue.take(patience) {
                 Taken::Batch(batch) => self.write_batch(batch),
-                Taken::Idle => {}
-                Taken::Closed => return,
+                Taken::Idle => self.report_lost(false),
+                Taken::Closed => return self.report_lost(true),
             }
             self.close_idle();
         }
@@ -98,7 +108,8 @@ impl Writer {
             self.append(line);
         }
         self.flush_all();
-        self.report_lost();
+        // Who reads the log now should see what is missing from it.
+        self.report_lost(!batch.commands.is_empty());
         self.keep_within_total();
         for command in batch.commands {
             match command {
@@ -211,6 +222,7 @@ impl Writer {
 
     /// Remembers that an app's log has to say that lines are missing.
     fn lose(&mut self, app: &AppKey, lines: u64) {
+        self.lost_since.get_or_insert_with(Instant::now);
         if let Some(count) = self.lost.get_mut(app) {
             *count += lines;
         } else if self.lost.len() < MAX_LOSING_APPS {
@@ -218,11 +230,13 @@ impl Writer {
         }
     }
 
-    /// Says in each app's log how many of its lines are missing, once the disk takes lines again.
-    fn report_lost(&mut self) {
-        if self.failing {
+    /// Says in each app's log how many of its lines are missing, once it is time for that (or `now`) and the disk takes
+    /// lines again.
+    fn report_lost(&mut self, now: bool) {
+        if self.failing || self.lost_since.is_none_or(|since| !now && since.elapsed() < REPORT_AFTER) {
             return;
         }
+        self.lost_since = None;
         for (app, count) in mem::take(&mut self.lost) {
             let line = lost_line(&app, count);
             if self.try_append(&line, 0).is_ok() && self.flush(&app) {
@@ -233,23 +247,22 @@ impl Writer {
         }
     }
 
-    /// Deletes the oldest segments of all apps when they are more than the bound, to nine tenths of it, so that it does
-    /// not happen again with the next line.
+    /// Deletes segments when they are more than the bound, to nine tenths of it, so that it does not happen again with the
+    /// next line: always the oldest of the app that has most, so that an app that prints much costs the others nothing.
     fn keep_within_total(&mut self) {
         let bound = self.config.max_total_bytes;
         if self.open.is_empty() || self.total_bytes.is_some_and(|total| total <= bound) {
             return;
         }
-        let segments = segment::list_all(&self.dir);
-        let mut total = segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let mut apps = segment::list_all(&self.dir);
+        let mut total = apps.iter().map(AppSegments::bytes).sum::<u64>();
         self.total_bytes = Some(total);
         if total <= bound {
             return;
         }
-        for (old, bytes) in segments {
-            if total <= bound - bound / 10 {
-                break;
-            }
+        while total > bound - bound / 10 {
+            let largest = apps.iter_mut().max_by_key(|app| app.bytes());
+            let Some((old, bytes)) = largest.and_then(AppSegments::take_oldest) else { return };
             self.open.retain(|_, log| log.segment.segment.path != old.path);
             if self.delete(&old).is_ok() {
                 total = total.saturating_sub(bytes);

@@ -23,21 +23,36 @@ impl Collector for Exposition {
         let instruments = &*self.0;
         // A copy, so that a slow scrape holds up no first request.
         let functions = instruments.functions.read().unwrap_or_else(PoisonError::into_inner);
-        let functions: Vec<_> = functions.iter().map(|(key, metrics)| (key.clone(), Arc::clone(metrics))).collect();
+        let functions: Vec<_> = functions
+            .iter()
+            .map(|(key, metrics)| Shown {
+                key: key.clone(),
+                version: key.version.to_string(),
+                metrics: Arc::clone(metrics),
+            })
+            .collect();
         encode_functions(&mut encoder, &functions)?;
         encode_node(&mut encoder, instruments)?;
         encode_process(&mut encoder)
     }
 }
 
-type Functions<'a> = &'a [(FunctionKey, Arc<FunctionMetrics>)];
+/// A function as it is shown.
+struct Shown {
+    key: FunctionKey,
+    version: String,
+    metrics: Arc<FunctionMetrics>,
+}
+
+type Functions<'a> = &'a [Shown];
 
 /// The name and value of each label.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 /// The labels of a function. The default tenant is not named, since most nodes have no other.
-fn labels((tenant, app, function): &FunctionKey) -> Labels<'_> {
-    let mut labels = vec![("app", app.as_str()), ("function", function.as_str())];
+fn labels(shown: &Shown) -> Labels<'_> {
+    let FunctionKey { tenant, app, function, .. } = &shown.key;
+    let mut labels = vec![("app", app.as_str()), ("function", function.as_str()), ("version", shown.version.as_str())];
     if tenant.as_str() != "default" {
         labels.push(("tenant", tenant.as_str()));
     }
@@ -50,8 +65,8 @@ fn encode_functions(encoder: &mut DescriptorEncoder<'_>, functions: Functions<'_
     }
     let help = "Requests that a function was chosen for, by status class and problem code";
     let mut family = encoder.encode_descriptor("minnow_requests", help, None, MetricType::Counter)?;
-    for (key, metrics) in functions {
-        encode_responses(&mut family, &labels(key), &metrics.responses)?;
+    for shown in functions {
+        encode_responses(&mut family, &labels(shown), &shown.metrics.responses)?;
     }
     histograms(encoder, functions, "minnow_request_duration", Unit::Seconds, |metrics| &metrics.duration, {
         "Wall time of an invocation, from admission to the end of the response"
@@ -76,9 +91,9 @@ fn encode_functions(encoder: &mut DescriptorEncoder<'_>, functions: Functions<'_
     })?;
     let help = "CPU time of invocations";
     let mut family = encoder.encode_descriptor("minnow_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
-    for (key, metrics) in functions {
-        let seconds = metrics.cpu_ns.load(Ordering::Relaxed) as f64 * 1e-9;
-        family.encode_family(&labels(key).as_slice())?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
+    for shown in functions {
+        let seconds = shown.metrics.cpu_ns.load(Ordering::Relaxed) as f64 * 1e-9;
+        family.encode_family(&labels(shown).as_slice())?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
     }
     gauges(encoder, functions, "minnow_sandboxes", |metrics| metrics.sandboxes.get(), "Sandboxes that live now")?;
     gauges(encoder, functions, "minnow_queued", |metrics| metrics.queued.get(), "Requests that wait for admission now")
@@ -93,11 +108,11 @@ fn histograms(
     help: &str,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
-    for (key, metrics) in functions {
-        let histogram = histogram(metrics);
+    for shown in functions {
+        let histogram = histogram(&shown.metrics);
         // Some twenty lines each: those that never happened (a reused sandbox, a warm function) are left out.
         if histogram.count() > 0 {
-            histogram.encode(family.encode_family(&labels(key).as_slice())?)?;
+            histogram.encode(family.encode_family(&labels(shown).as_slice())?)?;
         }
     }
     Ok(())
@@ -111,8 +126,10 @@ fn counters(
     help: &str,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (key, metrics) in functions {
-        family.encode_family(&labels(key).as_slice())?.encode_counter::<NoLabelSet, _, u64>(&value(metrics), None)?;
+    for shown in functions {
+        family
+            .encode_family(&labels(shown).as_slice())?
+            .encode_counter::<NoLabelSet, _, u64>(&value(&shown.metrics), None)?;
     }
     Ok(())
 }
@@ -125,8 +142,8 @@ fn gauges(
     help: &str,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (key, metrics) in functions {
-        family.encode_family(&labels(key).as_slice())?.encode_gauge(&value(metrics))?;
+    for shown in functions {
+        family.encode_family(&labels(shown).as_slice())?.encode_gauge(&value(&shown.metrics))?;
     }
     Ok(())
 }
@@ -230,7 +247,8 @@ mod tests {
 
     fn called(metrics: &Metrics, tenant: &str, app: &str, function: &str) {
         let tenant = tenant.parse().unwrap();
-        let function = metrics.function(&tenant, &app.parse().unwrap(), &function.parse().unwrap());
+        let version = "0.1.0".parse().unwrap();
+        let function = metrics.function(&tenant, &app.parse().unwrap(), &version, &function.parse().unwrap());
         let usage = Usage {
             wall: Duration::from_millis(2),
             queued: Duration::ZERO,
@@ -249,8 +267,8 @@ mod tests {
         let metrics = Metrics::new("0.1.0");
         called(&metrics, "default", "hello", "api");
         called(&metrics, "acme", "hello", "api");
-        let function =
-            metrics.function(&"default".parse().unwrap(), &"hello".parse().unwrap(), &"api".parse().unwrap());
+        let (tenant, app, name) = ("default".parse().unwrap(), "hello".parse().unwrap(), "api".parse().unwrap());
+        let function = metrics.function(&tenant, &app, &"0.1.0".parse().unwrap(), &name);
         let held = (function.sandbox(), function.sandbox(), function.waiting(), metrics.connection());
         function.instantiated(Duration::from_micros(15));
         metrics.gateway_request(404, Some(Code::UnknownApp));
@@ -262,22 +280,28 @@ mod tests {
         let text = metrics.encode();
         let samples = samples(&text);
         for (series, expected) in [
-            (r#"minnow_requests_total{app="hello",function="api",status="2xx",code=""}"#, 2.0),
-            (r#"minnow_requests_total{app="hello",function="api",status="5xx",code="timeout"}"#, 1.0),
-            (r#"minnow_requests_total{app="hello",function="api",status="5xx",code="overloaded"}"#, 1.0),
-            (r#"minnow_requests_total{app="hello",function="api",tenant="acme",status="2xx",code=""}"#, 2.0),
-            (r#"minnow_request_duration_seconds_count{app="hello",function="api"}"#, 3.0),
-            (r#"minnow_request_duration_seconds_bucket{le="0.001",app="hello",function="api"}"#, 0.0),
-            (r#"minnow_request_duration_seconds_bucket{le="0.0025",app="hello",function="api"}"#, 3.0),
-            (r#"minnow_request_duration_seconds_bucket{le="+Inf",app="hello",function="api"}"#, 3.0),
-            (r#"minnow_queue_duration_seconds_count{app="hello",function="api"}"#, 4.0),
-            (r#"minnow_instantiate_duration_seconds_count{app="hello",function="api"}"#, 1.0),
-            (r#"minnow_peak_memory_bytes_bucket{le="1048576.0",app="hello",function="api"}"#, 3.0),
-            (r#"minnow_cold_starts_total{app="hello",function="api"}"#, 2.0),
-            (r#"minnow_warm_starts_total{app="hello",function="api"}"#, 1.0),
-            (r#"minnow_cpu_seconds_total{app="hello",function="api"}"#, 1.5),
-            (r#"minnow_sandboxes{app="hello",function="api"}"#, 2.0),
-            (r#"minnow_queued{app="hello",function="api"}"#, 1.0),
+            (r#"minnow_requests_total{app="hello",function="api",version="0.1.0",status="2xx",code=""}"#, 2.0),
+            (r#"minnow_requests_total{app="hello",function="api",version="0.1.0",status="5xx",code="timeout"}"#, 1.0),
+            (
+                r#"minnow_requests_total{app="hello",function="api",version="0.1.0",status="5xx",code="overloaded"}"#,
+                1.0,
+            ),
+            (
+                r#"minnow_requests_total{app="hello",function="api",version="0.1.0",tenant="acme",status="2xx",code=""}"#,
+                2.0,
+            ),
+            (r#"minnow_request_duration_seconds_count{app="hello",function="api",version="0.1.0"}"#, 3.0),
+            (r#"minnow_request_duration_seconds_bucket{le="0.001",app="hello",function="api",version="0.1.0"}"#, 0.0),
+            (r#"minnow_request_duration_seconds_bucket{le="0.0025",app="hello",function="api",version="0.1.0"}"#, 3.0),
+            (r#"minnow_request_duration_seconds_bucket{le="+Inf",app="hello",function="api",version="0.1.0"}"#, 3.0),
+            (r#"minnow_queue_duration_seconds_count{app="hello",function="api",version="0.1.0"}"#, 4.0),
+            (r#"minnow_instantiate_duration_seconds_count{app="hello",function="api",version="0.1.0"}"#, 1.0),
+            (r#"minnow_peak_memory_bytes_bucket{le="1048576.0",app="hello",function="api",version="0.1.0"}"#, 3.0),
+            (r#"minnow_cold_starts_total{app="hello",function="api",version="0.1.0"}"#, 2.0),
+            (r#"minnow_warm_starts_total{app="hello",function="api",version="0.1.0"}"#, 1.0),
+            (r#"minnow_cpu_seconds_total{app="hello",function="api",version="0.1.0"}"#, 1.5),
+            (r#"minnow_sandboxes{app="hello",function="api",version="0.1.0"}"#, 2.0),
+            (r#"minnow_queued{app="hello",function="api",version="0.1.0"}"#, 1.0),
             (r#"minnow_gateway_requests_total{status="4xx",code="unknown_app"}"#, 1.0),
             (r#"minnow_static_requests_total{status="3xx",code=""}"#, 1.0),
             ("minnow_compile_duration_seconds_count", 1.0),
@@ -293,7 +317,7 @@ mod tests {
         assert!(samples["process_resident_memory_bytes"] > 100_000.0);
         assert!(samples["process_cpu_seconds_total"] > 0.0);
         drop(held);
-        assert!(metrics.encode().contains("minnow_sandboxes{app=\"hello\",function=\"api\"} 0\n"));
+        assert!(metrics.encode().contains("minnow_sandboxes{app=\"hello\",function=\"api\",version=\"0.1.0\"} 0\n"));
     }
 
     #[test]

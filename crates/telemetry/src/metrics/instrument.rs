@@ -64,7 +64,7 @@ impl Drop for Held {
 
 /// Upper bounds of the duration buckets, in nanoseconds: from 25 µs, below which a warm WebAssembly request stays, to
 /// the 60 s beyond which only the count matters; about 2.5 times from one to the next.
-const DURATION_BOUNDS_NS: &[u64] = &[
+pub(super) const DURATION_BOUNDS_NS: &[u64] = &[
     25_000,
     50_000,
     100_000,
@@ -134,7 +134,12 @@ impl Histogram {
 
     /// How many values were recorded.
     pub(super) fn count(&self) -> u64 {
-        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.counts().sum()
+    }
+
+    /// How many values each bucket holds: one for each bound, and one for what lies above them all.
+    pub(super) fn counts(&self) -> impl Iterator<Item = u64> {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed))
     }
 
     pub(super) fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
