@@ -108,7 +108,7 @@ pub struct VersionTraffic {
     /// Those of them that ended with a 5xx status.
     pub failed: u64,
     /// The wall time that half of the invocations did not exceed, in microseconds; estimated from a histogram whose buckets
-    /// grow by a factor of 2 to 2.5. Absent when there was none.
+    /// grow by a factor of 2 to 2.5. `null` when there was none.
     #[serde(rename = "p50_us", with = "optional_micros", default)]
     #[schema(value_type = Option<u64>)]
     pub p50: Option<Duration>,

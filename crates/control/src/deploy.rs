@@ -24,9 +24,12 @@ impl Control {
             let now_ms = control.config.clock.now_ms();
             let prepare = control.prepare(&app);
             let (changed, live) = control.registry.deploy(&tenant, &app, version, weight, now_ms, prepare).await?;
+            if changed.changed {
+                control.begin_tallies(&tenant, &changed.deployment);
+            }
             control.go_live(&app, live);
             if changed.changed {
-                control.record_deployment(&tenant, &changed.deployment);
+                control.log_deployment(&tenant, &changed.deployment);
             }
             Ok(changed.deployment)
         })
@@ -42,8 +45,9 @@ impl Control {
             let _changes = control.changes.lock().await;
             let now_ms = control.config.clock.now_ms();
             let (deployment, live) = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await?;
+            control.begin_tallies(&tenant, &deployment);
             control.go_live(&app, live);
-            control.record_deployment(&tenant, &deployment);
+            control.log_deployment(&tenant, &deployment);
             Ok(deployment)
         })
         .await
@@ -67,10 +71,15 @@ impl Control {
         }
     }
 
-    /// Notes a deployment that has begun in the metrics and in the app's log.
-    fn record_deployment(&self, tenant: &Tenant, deployment: &Deployment) {
+    /// Has the metrics count anew for a deployment that is committed. Before it goes live, or its first requests would not
+    /// count. The caller holds the lock for changes.
+    fn begin_tallies(&self, tenant: &Tenant, deployment: &Deployment) {
         let live: Vec<Version> = deployment.shares.iter().map(|share| share.version.clone()).collect();
         self.metrics.deployed(tenant, &deployment.app, &live);
+    }
+
+    /// Notes a deployment that has gone live in the app's log.
+    fn log_deployment(&self, tenant: &Tenant, deployment: &Deployment) {
         let shares: Vec<_> =
             deployment.shares.iter().map(|share| format!("{} {} %", share.version, share.weight)).collect();
         self.logs.write(LogLine {

@@ -243,7 +243,10 @@ impl Client {
         {
             body.extend_from_slice(&chunk);
         }
-        if is_problem && let Ok(problem) = serde_json::from_slice::<ApiProblem>(&body) {
+        if is_problem
+            && let Ok(problem) = serde_json::from_slice::<ApiProblem>(&body)
+            && (problem.is_of_minnow() || !error::is_of_proxies(status))
+        {
             return ApiError::refused(self.server.clone(), problem);
         }
         // The answer to HEAD has a problem's headers without its body.

@@ -68,6 +68,10 @@ impl Project {
 
 /// The files and folders that the manifest names and that are not in `dir`, as far as that can be told before a build.
 fn missing(dir: &Path, parsed: &Parsed) -> Vec<Mistake> {
+    // A build command may also make the code of other functions, and folders.
+    if parsed.manifest.functions.values().any(|function| function.build.is_some()) {
+        return Vec::new();
+    }
     let code =
         parsed.prebuilt().filter(|(_, path)| !dir.join(path).exists()).map(|(name, _)| parsed.missing_wasm(name));
     let folders = parsed.manifest.static_dirs.iter().filter(|(_, folder)| !dir.join(folder).exists());

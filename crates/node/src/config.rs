@@ -90,8 +90,12 @@ pub enum ConfigError {
     Invalid { path: PathBuf, message: String },
     #[error("no data directory is set; say where with --data-dir DIR or `data_dir` in the configuration")]
     NoDataDir,
-    #[error("both listeners are to be at {0}; give `http` (apps) and `admin` (the control API) a port each")]
-    SameAddress(SocketAddr),
+    #[error(
+        "both listeners are to be at port {port}: `http` (apps) is {http}, `admin` (the control API) is {admin}; give them \
+         a port each",
+        port = .http.port()
+    )]
+    SameAddress { http: SocketAddr, admin: SocketAddr },
     #[error("{}: `{key}` must be at least {}{}", path.display(), in_units(key, *least), consequence(key))]
     TooSmall { path: PathBuf, key: &'static str, least: u64 },
     #[error("{}: `{key}` must be at most {most}: {reason}", path.display())]
@@ -137,9 +141,8 @@ impl Config {
         let data_dir = overrides.data_dir.or(file.data_dir.clone()).ok_or(ConfigError::NoDataDir)?;
         let http = overrides.http.or(file.http).unwrap_or(DEFAULT_HTTP);
         let admin = overrides.admin.or(file.admin).unwrap_or(DEFAULT_ADMIN);
-        // Port 0 takes a free one for each.
-        if http == admin && http.port() != 0 {
-            return Err(ConfigError::SameAddress(http));
+        if in_conflict(http, admin) {
+            return Err(ConfigError::SameAddress { http, admin });
         }
         let mut config = Self::new(data_dir, http, admin);
         file.apply(&mut config, path)?;
@@ -147,6 +150,18 @@ impl Config {
         config.default_app = overrides.default_app.or(config.default_app);
         Ok(config)
     }
+}
+
+/// Whether two listeners cannot be at these addresses at once.
+fn in_conflict(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 takes a free one for each.
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    // `[::]` takes the connections to every IPv4 address too.
+    let has_all = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    let (one, other) = (one.ip(), other.ip());
+    one == other || has_all(one, other) || has_all(other, one)
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
@@ -249,7 +264,7 @@ impl File {
         at_least("sandboxes.memory", self.sandboxes.memory.map(|size| size.as_u64()), 16 << 20)?;
         at_least("sandboxes.code", self.sandboxes.code.map(|size| size.as_u64()), 1 << 20)?;
         at_least("compile.memory", self.compile.memory.map(|size| size.as_u64()), 64 << 20)?;
-        at_least("compile.cpu", self.compile.cpu.map(in_ms), 100)?;
+        at_least("compile.cpu", self.compile.cpu.map(in_ms), 1000)?;
         at_least("bundles.max_size", self.bundles.max_size.map(|size| size.as_u64()), 64 << 10)?;
         at_least("bundles.max_wasm", self.bundles.max_wasm.map(|size| size.as_u64()), 64 << 10)?;
         at_least("logs.segment", self.logs.segment.map(|size| size.as_u64()), 64 << 10)?;
@@ -306,7 +321,9 @@ fn consequence(key: &str) -> &'static str {
 /// A bound as it is written in the file.
 fn in_units(key: &str, least: u64) -> String {
     match key {
-        "limits.cpu" | "limits.timeout" | "compile.cpu" => format!("{least}ms"),
+        "limits.cpu" | "limits.timeout" => format!("{least}ms"),
+        // The kernel counts it in seconds (setrlimit(2)).
+        "compile.cpu" => format!("{}s", least / 1000),
         _ if least >= 1 << 20 && least.is_multiple_of(1 << 20) => format!("{}MiB", least >> 20),
         _ if least >= 1 << 10 && least.is_multiple_of(1 << 10) => format!("{}KiB", least >> 10),
         _ => least.to_string(),
@@ -368,7 +385,7 @@ mod tests {
             ("[sandboxes]\nmemory = \"15MiB\"", "below that no usual function can run"),
             ("[sandboxes]\ncode = \"512kB\"", "`sandboxes.code` must be at least 1MiB"),
             ("[limits]\nmemory = \"64KiB\"", "`limits.memory` must be at least 1MiB"),
-            ("[compile]\ncpu = \"1ms\"", "`compile.cpu` must be at least 100ms"),
+            ("[compile]\ncpu = \"999ms\"", "`compile.cpu` must be at least 1s"),
             ("[bundles]\nmax_size = \"1KiB\"", "`bundles.max_size` must be at least 64KiB"),
             ("[bundles]\nmax_wasm = \"1KiB\"", "`bundles.max_wasm` must be at least 64KiB"),
             ("[sandboxes]\nmax = 1501", "`sandboxes.max` must be at most 1500"),
@@ -380,6 +397,27 @@ mod tests {
         }
         let none = Config::load(None, Overrides::default()).unwrap_err();
         assert!(matches!(none, ConfigError::NoDataDir));
+    }
+
+    #[test]
+    fn the_listeners_have_no_address_in_common() {
+        for (http, admin, is_refused) in [
+            ("127.0.0.1:7701", "127.0.0.1:7701", true),
+            ("0.0.0.0:7701", "127.0.0.1:7701", true),
+            ("127.0.0.1:7701", "0.0.0.0:7701", true),
+            ("[::]:7701", "[::1]:7701", true),
+            ("[::]:7701", "127.0.0.1:7701", true),
+            ("0.0.0.0:7701", "[::]:7701", true),
+            ("0.0.0.0:7701", "[::1]:7701", false),
+            ("127.0.0.1:7701", "[::1]:7701", false),
+            ("127.0.0.1:7701", "127.0.0.2:7701", false),
+            ("0.0.0.0:7700", "127.0.0.1:7701", false),
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+        ] {
+            let error = load(&format!("http = \"{http}\"\nadmin = \"{admin}\"")).err().map(|error| error.to_string());
+            let names_both = |error: &String| error.contains(http) && error.contains(admin);
+            assert_eq!(error.as_ref().map(names_both), is_refused.then_some(true), "{http} and {admin}: {error:?}");
+        }
     }
 
     #[test]

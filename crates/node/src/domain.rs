@@ -28,8 +28,8 @@ pub enum DomainError {
     Address(String),
     #[error("`{0}` is not written in ASCII; write its `xn--` form")]
     NotAscii(String),
-    #[error("`{0}` has {len} characters; with an app's name before it a DNS name has room for {MAX_LENGTH}", len = .0.len())]
-    TooLong(String),
+    #[error("`{name}` has {length} characters; with an app's name before it a DNS name has room for {MAX_LENGTH}")]
+    TooLong { name: String, length: usize },
     #[error(
         "`{name}`: `{label}` is no part of a DNS name; each has 1 to 63 of a-z, 0-9 and `-`, and no `-` at its ends"
     )]
@@ -70,7 +70,7 @@ impl FromStr for Domain {
             return Err(DomainError::NotAscii(given()));
         }
         if name.len() > MAX_LENGTH {
-            return Err(DomainError::TooLong(given()));
+            return Err(DomainError::TooLong { name: given(), length: name.len() });
         }
         for label in name.split('.') {
             let is_label = (1..=63).contains(&label.len())
@@ -142,7 +142,8 @@ mod tests {
             ("-apps.example", "`-apps` is no part"),
             ("my_apps.example", "`my_apps` is no part"),
             (long_label.as_str(), "1 to 63"),
-            (long.as_str(), "189"),
+            (long.as_str(), "has 197 characters; with an app's name before it a DNS name has room for 189"),
+            (&format!("{long}."), "has 197 characters"),
         ] {
             let error = text.parse::<Domain>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

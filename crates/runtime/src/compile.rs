@@ -161,7 +161,7 @@ impl Compiler {
             .arg(wasm)
             .arg(output)
             .arg(self.limits.memory_bytes.to_string())
-            .arg(self.limits.cpu.as_secs().max(1).to_string())
+            .arg(self.limits.cpu.as_secs_f64().ceil().max(1.0).to_string())
             .env_clear()
             // The allocator would reserve 1 GiB of address space at its first use, out of the child's limit.
             .env("MIMALLOC_ARENA_RESERVE", "64MiB")

@@ -470,7 +470,8 @@ impl http_body::Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        // The end of a body whose guest was stopped is an error.
+        self.inner.is_end_stream() && self.run.failure().is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

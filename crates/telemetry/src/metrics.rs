@@ -250,15 +250,20 @@ impl FunctionMetrics {
         self.duration.observe_duration(usage.wall);
         self.queue.observe_duration(usage.queued);
         self.peak_memory.observe(usage.peak_memory_bytes);
+        self.cpu_ns.fetch_add(u64::try_from(usage.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let starts = if usage.cold { &self.cold_starts } else { &self.warm_starts };
         starts.fetch_add(1, Ordering::Relaxed);
-        self.cpu_ns.fetch_add(u64::try_from(usage.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Counts a request that was refused before it ran: the queue was full, or it waited too long in it.
     pub fn record_refused(&self, code: Code, queued: Duration) {
         self.responses.count(code.status(), Some(code));
         self.queue.observe_duration(queued);
+    }
+
+    /// Counts CPU time that belongs to no single invocation: what a shared sandbox does before its first and after its last.
+    pub fn used_cpu(&self, cpu: Duration) {
+        self.cpu_ns.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Records how long making a sandbox took.

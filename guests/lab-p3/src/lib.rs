@@ -11,7 +11,7 @@ mod together;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
-use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::clocks::monotonic_clock::{now, wait_for};
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Request, Response};
 use wasip3::random::random::get_random_u64;
@@ -20,7 +20,7 @@ use wasip3::wit_bindgen::StreamResult;
 use wasip3::wit_future;
 
 const PATHS: &str = "\
-/hello /echo /count /sse?n=N&ms=M /state /together?n=N /loop /sleep?ms=N /panic /fetch?url=U
+/hello /echo /count /sse?n=N&ms=M /state /together?n=N /loop /burn?ms=N /sleep?ms=N /panic /fetch?url=U
 /after-fetch?url=U /after-loop?url=U /hoard?what=fields|streams|waits&n=N
 ";
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -40,6 +40,7 @@ impl Guest for Lab {
             "/state" => state(),
             "/together" => together::meet(number(query, "n", 2)).await,
             "/loop" => spin(),
+            "/burn" => burn(number(query, "ms", 100)),
             "/sleep" => {
                 let ms = number(query, "ms", 100);
                 sleep_ms(ms).await;
@@ -140,6 +141,18 @@ pub fn spin() -> ! {
     loop {
         rounds = std::hint::black_box(rounds.wrapping_add(1));
     }
+}
+
+fn burn(ms: u64) -> Response {
+    let start = now();
+    let mut rounds: u64 = 0;
+    while now() - start < ms.saturating_mul(1_000_000) {
+        // Reading the clock is a call to the host; most of the time should go into the guest's own code.
+        for step in 0..10_000u64 {
+            rounds = std::hint::black_box(rounds.wrapping_add(step & 1));
+        }
+    }
+    answer::json(200, &json!({ "burned_ms": ms, "rounds": rounds }))
 }
 
 pub async fn sleep_ms(ms: u64) {

@@ -1,6 +1,8 @@
 //! Warm instances: what they may hold, and what becomes of them.
 
-use minnow_tests::{App, Node, until};
+use std::thread;
+
+use minnow_tests::{App, Node, until, upstream::Upstream};
 
 const REUSE: &str = "instances = \"reuse\"";
 
@@ -46,6 +48,31 @@ fn every_call_is_charged_its_cpu_time() {
             assert!(cpu() - before > 2e-6, "{name}: {} s", cpu() - before);
         }
     }
+}
+
+#[test]
+fn calls_in_one_instance_do_not_use_up_each_others_cpu_time() {
+    let node = Node::shared();
+    // Together thirty calls compute three times as long as each of them may.
+    node.serve(&warm("apart", "lab-p3", "cpu = \"1s\"\ntimeout = \"5m\""));
+    node.get("apart", "/hello").ok();
+    let calls: Vec<_> = (0..30).map(|_| thread::spawn(|| Node::shared().get("apart", "/burn?ms=100").ok())).collect();
+    for call in calls {
+        call.join().unwrap();
+    }
+}
+
+#[test]
+fn an_instance_that_has_served_enough_ends_its_work_before_it_goes() {
+    let node = Node::builder().config("[egress]\nprivate_networks = [\"127.0.0.0/8\"]").start();
+    let upstream = Upstream::start("heard");
+    let egress = format!("{REUSE}\negress = [\"http://{}\"]", upstream.address);
+    node.serve(&App::of_guest("follows", "lab-p3", &egress));
+    // An instance is replaced after a thousand.
+    for _ in 0..1_010 {
+        node.get("follows", &format!("/after-fetch?url={}", upstream.url("/"))).ok();
+    }
+    until("all work was done", || upstream.requests().len() == 1_010);
 }
 
 #[test]

@@ -86,38 +86,41 @@ impl Container {
         })
     }
 
-    /// Starts the container on the server's core with a request on its standard input, and returns the time from before
-    /// `crun run` was spawned until the answer was there.
-    pub(crate) fn first_answer(&self, setup: &Setup, walls: Walls) -> Result<Duration> {
+    fn crun(&self) -> Command {
         let mut command = Command::new("crun");
         clean_environment(&mut command);
         command.arg("--root").arg(&self.state);
         if !rustix::process::geteuid().is_root() {
             command.arg("--cgroup-manager=disabled");
         }
+        command
+    }
+
+    /// Starts the container on the server's core with a request on its standard input, and returns the time from before
+    /// `crun run` was spawned until the answer was there.
+    pub(crate) fn first_answer(&self, setup: &Setup, walls: Walls) -> Result<Duration> {
         let id = format!("minnow-bench-{}", std::process::id());
-        command.args(["run", "--bundle"]).arg(self.bundle(walls)).arg(id);
+        let mut command = self.crun();
+        command.args(["run", "--bundle"]).arg(self.bundle(walls)).arg(&id);
         let (mut ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(DEADLINE))?;
         command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
         on_core(setup.cores.load, || {
-            let (started, child) = on_core(setup.cores.server, || {
+            let (started, mut child) = on_core(setup.cores.server, || {
                 let started = Instant::now();
                 Ok((started, command.spawn().context("cannot start crun")?))
             })?;
             // The command has kept its ends of the connection until now.
             drop(command);
-            ours.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
-            let mut answer = Vec::new();
-            let mut piece = [0; 4096];
-            let elapsed = loop {
-                let length = ours.read(&mut piece).with_context(|| format!("no answer within {DEADLINE:?}"))?;
-                answer.extend_from_slice(piece.get(..length).unwrap_or_default());
-                if length == 0 || answer.ends_with(BODY) {
-                    break started.elapsed();
-                }
-            };
+            let answered = ask(&mut ours, started);
+            if answered.is_err() {
+                // Or a container that hangs is waited for: it lives on without crun, and holds the standard error open.
+                let _ = child.kill();
+                let _ = self.crun().args(["delete", "--force", &id]).stderr(Stdio::null()).status();
+            }
             let output = child.wait_with_output()?;
+            let said = || format!("the container failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+            let (elapsed, answer) = answered.with_context(said)?;
             ensure!(
                 output.status.success() && answer.starts_with(b"HTTP/1.") && answer.ends_with(BODY),
                 "the container failed: {}: {} {}",
@@ -130,27 +133,46 @@ impl Container {
     }
 }
 
+/// Asks for the page and returns when its last byte, or the end, was there, and all that came.
+fn ask(connection: &mut UnixStream, started: Instant) -> Result<(Duration, Vec<u8>)> {
+    connection.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n").context("it took no request")?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let length = connection.read(&mut piece).with_context(|| format!("no answer within {DEADLINE:?}"))?;
+        answer.extend_from_slice(piece.get(..length).unwrap_or_default());
+        if length == 0 || answer.ends_with(BODY) {
+            return Ok((started.elapsed(), answer));
+        }
+    }
+}
+
 const BODY: &[u8] = b"Hello, World!\n";
 
 /// The config that `crun spec` wrote (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>) with our program,
 /// and without some of its walls.
 fn configure(mut config: Value, walls: Walls) -> Result<Value> {
-    let process = config.get_mut("process").context("`crun spec` wrote no process")?;
-    process["terminal"] = json!(false);
-    process["args"] = json!(["/bin/busybox", "httpd", "-i", "-h", "/www"]);
+    let mut at = |path: &str, change: &dyn Fn(&mut Value)| -> Result<()> {
+        change(config.pointer_mut(path).with_context(|| format!("`crun spec` wrote no {path}"))?);
+        Ok(())
+    };
+    at("/process/terminal", &|terminal| *terminal = json!(false))?;
+    at("/process/args", &|args| *args = json!(["/bin/busybox", "httpd", "-i", "-h", "/www"]))?;
     if walls == Walls::Fewest {
-        let few = |values: &mut Value, keep: fn(&Value) -> bool| {
-            if let Some(values) = values.as_array_mut() {
-                values.retain(keep);
-            }
-        };
-        few(&mut config["linux"]["namespaces"], |one| one["type"] != "network" && one["type"] != "cgroup");
-        few(&mut config["mounts"], |one| one["destination"] == "/proc");
-        for walls in ["maskedPaths", "readonlyPaths"] {
-            config["linux"][walls] = json!([]);
+        at("/linux/namespaces", &|namespaces| keep(namespaces, "type", &["pid", "mount", "ipc", "uts", "user"]))?;
+        at("/mounts", &|mounts| keep(mounts, "destination", &["/proc"]))?;
+        for paths in ["/linux/maskedPaths", "/linux/readonlyPaths"] {
+            at(paths, &|paths| *paths = json!([]))?;
         }
     }
     Ok(config)
+}
+
+/// Keeps those of an array's objects whose `key` is one of `wanted`.
+fn keep(objects: &mut Value, key: &str, wanted: &[&str]) {
+    if let Some(objects) = objects.as_array_mut() {
+        objects.retain(|object| object.get(key).and_then(Value::as_str).is_some_and(|value| wanted.contains(&value)));
+    }
 }
 
 /// crun refuses machines that have both cgroup hierarchies mounted. There, this replaces the process by itself in a mount

@@ -78,7 +78,7 @@ fn code_of(status: StatusCode) -> Code {
     }
 }
 
-/// The outermost layer: gives the request its id, and writes errors.
+/// Gives the request its id, and writes errors. Every layer that may refuse is inside of this one.
 pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     let mut bytes = [0; 16];
     if let Err(error) = fill_random(&mut bytes) {

@@ -43,6 +43,8 @@ pub enum ApiError {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ApiProblem {
+    /// `urn:minnow:problem:CODE` when it is a node's.
+    pub r#type: String,
     pub title: String,
     pub status: u16,
     pub code: String,
@@ -65,6 +67,11 @@ impl ApiProblem {
             }
         };
         Self { title: code.title().into(), status: code.status(), code: code.as_str().into(), ..Self::default() }
+    }
+
+    /// Whether a node wrote it, and not a proxy in front of it.
+    pub(super) fn is_of_minnow(&self) -> bool {
+        self.r#type.starts_with("urn:minnow:")
     }
 
     /// Whether only the gateway refuses like this: the data listener was asked.
@@ -96,9 +103,9 @@ impl ApiError {
     }
 
     /// What a response means that the control API does not give. Every answer of a node carries a request id, so with one it
-    /// came from an app behind the gateway.
+    /// came from an app behind the gateway. What proxies say themselves is left out: nginx's `$request_id` looks the same.
     pub(super) fn foreign(server: Url, status: StatusCode, headers: &HeaderMap) -> Self {
-        if has_request_id(headers) {
+        if has_request_id(headers) && !is_of_proxies(status) {
             Self::Gateway { server }
         } else {
             Self::NotMinnow { server, status: Some(status) }
@@ -232,6 +239,11 @@ pub(super) fn has_request_id(headers: &HeaderMap) -> bool {
     id.is_some_and(|id| id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit))
 }
 
+/// Whether proxies answer with this status themselves.
+pub(super) fn is_of_proxies(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 413 | 502..=504)
+}
+
 /// The same address with another scheme.
 fn with_scheme(server: &Url, scheme: &str) -> String {
     let address = at(server);
@@ -309,6 +321,11 @@ mod tests {
             (400, "", "(400 Bad Request)", "https://h:1"),
             (413, "", "(413 Payload Too Large)", "client_max_body_size"),
             (502, "", "(502 Bad Gateway)", "check that the node runs"),
+            (413, id, "(413 Payload Too Large)", "client_max_body_size"),
+            (502, id, "(502 Bad Gateway)", "check that the node runs"),
+            (503, id, "(503 Service Unavailable)", "check that the node runs"),
+            (504, id, "(504 Gateway Timeout)", "check that the node runs"),
+            (500, id, "http://h:1 is where a node's apps answer", "--admin"),
         ] {
             let error = foreign(status, id);
             assert!(error.to_string().contains(what), "{error}");

@@ -149,7 +149,7 @@ fn switch(args: &LoginArgs) -> anyhow::Result<()> {
 
 async fn login(args: &LoginArgs) -> anyhow::Result<()> {
     let path = credentials::path()?;
-    let mut stored = Credentials::load(&path)?;
+    let stored = Credentials::load(&path)?;
     let given = args.server.as_ref().filter(|server| !server.is_empty());
     let server = match (given, &stored.server) {
         (Some(server), _) | (None, Some(server)) => credentials::parse_server(server)?,
@@ -166,6 +166,8 @@ async fn login(args: &LoginArgs) -> anyhow::Result<()> {
     let token = read_token(args.token_file.as_deref(), &server)?;
     let node = Client::new(server.clone(), Some(token.clone()))?.node().await?;
     let key = credentials::key(&server);
+    // Again: while the token was asked for, another command may have stored one.
+    let mut stored = Credentials::load(&path)?;
     stored.servers.insert(key.clone(), Login { token });
     let before = stored.server.replace(key.clone());
     stored.save(&path)?;

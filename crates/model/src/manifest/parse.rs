@@ -1,6 +1,9 @@
 //! From the text of a manifest to checked values, with every mistake at once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use miette::NamedSource;
 use semver::Version;
@@ -31,30 +34,38 @@ impl Manifest {
             let message = format!("the file has {} bytes, the most is 1 MiB", source.len());
             return Err(ManifestErrors::one(Mistake::new(&shared, &[place], message, "split the app in two")));
         }
-        parse(source, &shared, Vec::new())
+        parse(source, &shared)
     }
 }
 
-/// Checks `text`, which is the source without the tables that stand twice in it; those are noted already.
-fn parse(text: &str, source: &Source, mut twice: Vec<Mistake>) -> Result<Parsed, ManifestErrors> {
-    let document = match toml_span::parse(text) {
-        Ok(document) => document,
-        Err(error) => {
-            let is_twice = matches!(error.kind, ErrorKind::DuplicateTable { .. });
-            // What is no TOML without them may be some with them.
-            if is_twice || twice.is_empty() {
-                twice.push(not_toml(source, &error));
-            }
-            let rest = without_table(text, error.span.start);
-            if is_twice && twice.len() < MAX_MISTAKES && rest != text {
-                return parse(&rest, source, twice);
-            }
-            return Err(ManifestErrors::of(twice, None));
+/// Checks the text of a manifest. Tables that stand twice are noted and left out, so that the rest is checked all the same.
+fn parse(text: &str, source: &Source) -> Result<Parsed, ManifestErrors> {
+    let mut text = text.to_owned();
+    let mut mistakes = Vec::new();
+    let mut halved = BTreeSet::new();
+    loop {
+        let error = match toml_span::parse(&text) {
+            Ok(document) => return check(&document, Reader { source: Arc::clone(source), mistakes, halved }),
+            Err(error) => error,
+        };
+        let is_twice = matches!(error.kind, ErrorKind::DuplicateTable { .. });
+        // What is no TOML without them may be some with them.
+        if is_twice || mistakes.is_empty() {
+            mistakes.push(not_toml(source, &error));
         }
-    };
-    let mut reader = Reader { source: Arc::clone(source), mistakes: twice };
-    let read = reader.app(&document);
-    let parsed = read.map(|(manifest, places)| Parsed { manifest, source: Arc::clone(source), places });
+        if !is_twice || mistakes.len() >= MAX_MISTAKES || !blank_table(&mut text, error.span.start) {
+            return Err(ManifestErrors::of(mistakes, None));
+        }
+        if let ErrorKind::DuplicateTable { name, .. } = error.kind {
+            halved.insert(name);
+        }
+    }
+}
+
+/// Checks what was read of a manifest.
+fn check(document: &Value<'_>, mut reader: Reader) -> Result<Parsed, ManifestErrors> {
+    let read = reader.app(document);
+    let parsed = read.map(|(manifest, places)| Parsed { manifest, source: Arc::clone(&reader.source), places });
     match parsed {
         Some(parsed) if reader.mistakes.is_empty() => Ok(parsed),
         parsed => {
@@ -67,14 +78,19 @@ fn parse(text: &str, source: &Source, mut twice: Vec<Mistake>) -> Result<Parsed,
     }
 }
 
-/// The text with blanks for the table whose header begins at `start`: up to the next header, every place stays where it is.
-fn without_table(text: &str, start: usize) -> String {
-    let (before, table) = text.split_at(text.floor_char_boundary(start));
+/// Puts blanks in the place of the table whose header begins at `start`, up to the next header; every place stays where it
+/// is. Says whether there was something to blank.
+fn blank_table(text: &mut String, start: usize) -> bool {
+    let start = text.floor_char_boundary(start);
+    let (_, table) = text.split_at(start);
     let lines = table.split_inclusive('\n');
-    let length = lines.enumerate().take_while(|(index, line)| *index == 0 || !line.trim_start().starts_with('['));
-    let (table, after) = table.split_at(length.map(|(_, line)| line.len()).sum());
-    let blanks = table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' });
-    before.chars().chain(blanks).chain(after.chars()).collect()
+    let lines = lines.enumerate().take_while(|(index, line)| *index == 0 || !line.trim_start().starts_with('['));
+    let end = start + lines.map(|(_, line)| line.len()).sum::<usize>();
+    let table = text.get(start..end).unwrap_or_default();
+    let blanks: String = table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
+    let is_new = table != blanks;
+    text.replace_range(start..end, &blanks);
+    is_new
 }
 
 /// The mistake that the text is not TOML. The parser stops at the first one.
@@ -150,7 +166,8 @@ impl Reader {
         self.clashes(routes);
         let holds =
             |key| fields.get(key).is_some_and(|field| field.value.as_table().is_none_or(|table| !table.is_empty()));
-        if !holds("functions") && !holds("static") {
+        let is_halved = ["functions", "static"].iter().any(|name| self.halved.contains(*name));
+        if !holds("functions") && !holds("static") && !is_halved {
             self.refuse(
                 places.name,
                 "the app has neither functions nor static files",
@@ -211,6 +228,7 @@ impl Reader {
         match (cookie, header) {
             (Some(cookie), None) => cookie.map(Sticky::Cookie),
             (None, Some(header)) => header.map(|name| Sticky::Header(name.to_ascii_lowercase())),
+            (None, None) if self.halved.contains("sticky") => None,
             (both, _) => {
                 let message = if both.is_some() { "`sticky` names two things" } else { "`sticky` names nothing" };
                 let remedy = "write `sticky = { cookie = \"NAME\" }` or `sticky = { header = \"NAME\" }`";
@@ -272,6 +290,7 @@ impl Reader {
                 at.wasm = field.value.span;
                 self.string(field).and_then(|path| self.path(path, field.value.span)).map(str::to_owned)
             }
+            None if self.halved.contains(name) => None,
             None => {
                 let message = format!("the function `{}` has no `wasm`", name.escape_debug());
                 self.refuse(at.name, message, "name its code, for example `wasm = \"api.wasm\"`");
@@ -283,7 +302,9 @@ impl Reader {
             self.build(field)
         });
         let watch = fields.get("watch").map(|field| self.watch(field)).unwrap_or_default();
-        if let (Some(field), None) = (fields.get("watch"), fields.get("build")) {
+        if let (Some(field), None) = (fields.get("watch"), fields.get("build"))
+            && !self.halved.contains(name)
+        {
             self.refuse(
                 field.value.span,
                 "`watch` does nothing without `build`",

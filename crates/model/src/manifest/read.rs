@@ -1,6 +1,6 @@
 //! Reading single values out of TOML. What is wrong is noted and reading goes on, so that all mistakes come at once.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytesize::ByteSize;
 use toml_span::{Span, Value, value::Table};
@@ -26,6 +26,8 @@ fn type_of(value: &Value<'_>) -> &'static str {
 pub(super) struct Reader {
     pub source: Source,
     pub mistakes: Vec<Mistake>,
+    /// The names of tables that stand twice. Only the first of each was read, so what it lacks may be in the other.
+    pub halved: BTreeSet<String>,
 }
 
 /// A table whose keys were checked.

@@ -189,6 +189,25 @@ fn two_functions_of_one_name_are_shown_at_both_places() {
 }
 
 #[test]
+fn what_only_the_second_of_two_tables_has_is_not_missed() {
+    for (source, expected) in [
+        ("[functions.f]\nwatch = [\"a\"]\n[functions.f]\nwasm = \"a\"\nbuild = \"make\"", &["4:1: the table `f`"][..]),
+        ("[static]\n[static]\n\"/\" = \"p\"", &["3:1: the table `static`"]),
+        ("[sticky]\n[sticky]\ncookie = \"c\"\n[static]\n\"/\" = \"p\"", &["3:1: the table `sticky`"]),
+        (
+            "[functions.f]\n[functions.f]\nwasm = \"a\"\n[functions.g]\n",
+            &["3:1: the table `f`", "5:12: the function `g` has no `wasm`"],
+        ),
+    ] {
+        let lines = lines(&format!("name = \"a\"\n{source}"));
+        assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(&format!("minnow.toml:{expected}")), "{lines:#?}");
+        }
+    }
+}
+
+#[test]
 fn files_that_are_missing_are_reported_at_their_lines() {
     let source = "name = \"a\"\n[functions.api]\nwasm = \"api.wasm\"\n[functions.web]\nwasm = \"web.wasm\"\nbuild = \"make web\"\n[static]\n\"/\" = \"public\"\n";
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();

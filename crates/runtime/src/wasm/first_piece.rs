@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{
             AtomicU8, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
     task::{Context, Poll, Wake, Waker},
@@ -54,7 +54,8 @@ impl Idle {
         poll_fn(move |cx| {
             woken.outer.register(cx.waker());
             for _ in 0..MAX_TURNS {
-                woken.state.store(POLLING, Release);
+                // Not a store: what was there before another thread woke the guest must be seen by the poll.
+                woken.state.swap(POLLING, AcqRel);
                 let polled = Pin::new(&mut guest).poll(&mut Context::from_waker(&waker));
                 if polled.is_ready() {
                     return polled;

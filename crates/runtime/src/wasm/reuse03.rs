@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use minnow_model::problem::Code as ProblemCode;
+use minnow_model::{Level, LogSource, problem::Code as ProblemCode};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p3::bindings::Service;
@@ -62,6 +62,8 @@ pub(crate) struct Hand {
     in_flight: AtomicU32,
     given: AtomicU32,
     retired: AtomicBool,
+    /// A call was given up that the guest may still be at work for.
+    has_abandoned: AtomicBool,
     /// Whether its instance could be made.
     is_up: AtomicBool,
     /// CPU time that the guest used while no call was in it, in nanoseconds.
@@ -119,6 +121,7 @@ pub(super) fn dispatch(
         in_flight: AtomicU32::new(0),
         given: AtomicU32::new(0),
         retired: AtomicBool::new(false),
+        has_abandoned: AtomicBool::new(false),
         is_up: AtomicBool::new(false),
         unasked_ns: AtomicU64::new(0),
         memory_bytes: AtomicU64::new(0),
@@ -158,6 +161,13 @@ impl Hand {
         None
     }
 
+    /// The guest is back at the host: what computes from now on is another computation, perhaps another call's. Never
+    /// ready.
+    fn came_back(&self) -> Poll<()> {
+        self.computing_ns.store(0, Relaxed);
+        Poll::Pending
+    }
+
     /// Called at the end of each slice of computing.
     pub(super) fn check(&self) -> Result<(), Limit> {
         let limits = &self.function.spec().limits;
@@ -189,6 +199,11 @@ impl Hand {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         failed.extend(calls.iter().map(|(run, _)| Arc::clone(run)));
         drop(calls);
+        if failed.is_empty() && self.is_up.load(Relaxed) {
+            // It went on after its answers, and no call is left to tell it of.
+            let message = format!("stopped after its last answer: {error:?}");
+            self.function.log(Level::Error, LogSource::Node, None, message);
+        }
         for run in &failed {
             self.fail_one(run, error);
         }
@@ -213,6 +228,14 @@ impl Hand {
 
     fn settle_now(&self, calls: usize) {
         self.settle(calls, u64::try_from(self.meter.current().as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// What the guest did without a call is the function's, and forgiven: another call has come.
+    fn account_unasked(&self) {
+        match self.unasked_ns.swap(0, Relaxed) {
+            0 => {}
+            unasked_ns => self.function.metrics().used_cpu(Duration::from_nanos(unasked_ns)),
+        }
     }
 
     /// Ends the account of a poll that took `spent_ns` of CPU time, and tells whether a call is beyond its limit.
@@ -255,7 +278,7 @@ impl<'a> Call<'a> {
         run.holds_memory(hand.memory_bytes.load(Relaxed));
         let mut calls = hand.calls.lock().unwrap_or_else(PoisonError::into_inner);
         hand.settle_now(calls.len());
-        hand.unasked_ns.store(0, Relaxed);
+        hand.account_unasked();
         calls.push((Arc::clone(&run), hand.each_ns.load(Relaxed)));
         drop(calls);
         Self { hand, run, has_ended: false, place: Some(place) }
@@ -335,6 +358,7 @@ struct RetireOnDrop<'a>(&'a Arc<Hand>);
 impl Drop for RetireOnDrop<'_> {
     fn drop(&mut self) {
         self.0.retire();
+        self.0.account_unasked();
     }
 }
 
@@ -343,25 +367,35 @@ impl Drop for RetireOnDrop<'_> {
 ///
 /// Until the guest is at rest the instance keeps the place of its last call: it is one of those that run, for which the pool
 /// has room, and not one of those that wait.
-async fn until_useless(accessor: &Accessor<GuestState>, hand: &Hand, place: &mut Option<Place>) {
-    let runtime = hand.function.runtime();
-    {
-        // Without a call nobody else keeps the clock going that interrupts guests.
-        let _ticking = runtime.ticking();
-        let at_rest = poll_fn(|cx| accessor.poll_no_interesting_tasks(cx));
-        if tokio::time::timeout(hand.function.spec().limits.timeout, at_rest).await.is_err() {
-            return;
-        }
+async fn until_useless(
+    accessor: &Accessor<GuestState>,
+    hand: &Hand,
+    place: &mut Option<Place>,
+    waits: &mut Option<IdleInstance>,
+) {
+    if !comes_to_rest(accessor, hand).await {
+        return;
     }
-    drop(place.take());
-    if let Some(_idle) = IdleInstance::begin(runtime) {
+    *waits = IdleInstance::begin(hand.function.runtime());
+    if waits.is_some() {
+        drop(place.take());
         tokio::time::sleep(WARM_IDLE).await;
     }
+}
+
+/// Waits until the guest has done what it does after its responses. False when it does not come to an end.
+async fn comes_to_rest(accessor: &Accessor<GuestState>, hand: &Hand) -> bool {
+    // Without a call nobody else keeps the clock going that interrupts guests.
+    let _ticking = hand.function.runtime().ticking();
+    let at_rest = poll_fn(|cx| accessor.poll_no_interesting_tasks(cx));
+    tokio::time::timeout(hand.function.spec().limits.timeout, at_rest).await.is_ok()
 }
 
 async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wasmtime::Result<()> {
     let Entry::Http03(pre) = &hand.code.entry else { wasmtime::bail!("not an HTTP 0.3 component") };
     let began = Instant::now();
+    // Dropped after the store: otherwise the next one may find the pool full before the instance is gone.
+    let (mut last_place, mut waits) = (None, None);
     let mut store = state::store(&hand.code, GuestState::new(&hand.function, Owner::Hand(Arc::clone(hand))));
     let service = pre.instantiate_async(&mut store).await?;
     hand.function.metrics().instantiated(began.elapsed());
@@ -369,24 +403,33 @@ async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wa
     store
         .run_concurrent(async |accessor| {
             let mut calls = FuturesUnordered::new();
-            let mut last_place = None;
+            let mut is_done = false;
             while !(hand.retired.load(Relaxed) && calls.is_empty() && queue.is_empty()) {
                 let is_idle = calls.is_empty();
                 tokio::select! {
                     biased;
+                    // Asked whenever the guest has come back; within one poll a call may end and another begin.
+                    () = poll_fn(|_| hand.came_back()) => {}
                     Some(ended) = calls.next(), if !is_idle => {
                         let place: Option<Place> = ended?;
                         last_place = place.filter(|_| calls.is_empty());
                     }
                     Some(job) = queue.recv() => {
-                        last_place = None;
+                        (last_place, waits) = (None, None);
                         calls.push(serve_one(accessor, &service, hand, job));
                     }
-                    () = until_useless(accessor, hand, &mut last_place), if is_idle => break,
+                    () = until_useless(accessor, hand, &mut last_place, &mut waits), if is_idle => {
+                        is_done = true;
+                        break;
+                    }
                 }
                 if hand.given.load(Relaxed) >= MAX_REUSE {
                     hand.retire();
                 }
+            }
+            if !is_done && !hand.has_abandoned.load(Relaxed) {
+                // It has served enough; what it does after its last responses may come to its end.
+                comes_to_rest(accessor, hand).await;
             }
             wasmtime::error::Ok(())
         })
@@ -414,6 +457,7 @@ async fn serve_one(
         Ok(Ok(is_wanted)) => {
             if !is_wanted {
                 // The guest goes on with what nobody waits for; it takes no more, and goes when the others end.
+                hand.has_abandoned.store(true, Relaxed);
                 hand.retire();
             }
             Ok(call.end())
@@ -422,6 +466,7 @@ async fn serve_one(
         Err(_) => {
             // The guest cannot be made to give up one call, so this instance takes no more and goes when the others end.
             failure::note_timeout(&run);
+            hand.has_abandoned.store(true, Relaxed);
             hand.retire();
             Ok(call.end())
         }

@@ -23,7 +23,8 @@ use crate::{
 
 /// Handles that a guest may hold at once (streams, requests, fields, pollables): far beyond what a request needs. Together
 /// with the bounds below it keeps what a guest can take of the host's memory, outside its own, within some 100 MiB: 64 of
-/// fields, 16 of large pieces of bodies and 16 of small ones.
+/// fields, 16 of large pieces of bodies and 16 of small ones. An instance that is reused can keep large pieces from several
+/// requests: 64 of them, 150 MiB in all.
 const MAX_HANDLES: usize = 1_000;
 
 /// The size of the header fields a guest may build, in bytes, counted as wasmtime counts them (in memory, not on the wire).

@@ -264,9 +264,11 @@ impl Writer {
             let largest = apps.iter_mut().max_by_key(|app| app.bytes());
             let Some((old, bytes)) = largest.and_then(AppSegments::take_oldest) else { return };
             self.open.retain(|_, log| log.segment.segment.path != old.path);
-            if self.delete(&old).is_ok() {
-                total = total.saturating_sub(bytes);
+            if self.delete(&old).is_err() {
+                // The next one would fail as well; tried again with the next lines.
+                return;
             }
+            total = total.saturating_sub(bytes);
         }
     }
 

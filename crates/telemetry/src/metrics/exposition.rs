@@ -22,8 +22,10 @@ impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let instruments = &*self.0;
         // A copy, so that a slow scrape holds up no first request.
-        let functions = instruments.functions.read().unwrap_or_else(PoisonError::into_inner);
-        let functions: Vec<_> = functions
+        let functions: Vec<_> = instruments
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
             .iter()
             .map(|(key, metrics)| Shown {
                 key: key.clone(),
@@ -189,7 +191,7 @@ fn encode_node(encoder: &mut DescriptorEncoder<'_>, instruments: &Instruments) -
     for (name, unit, value, help) in gauges {
         encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)?;
     }
-    let help = "Log lines that were dropped because they came faster than the disk took them, or it was full";
+    let help = "Log lines that were dropped: faster than a function may print or the disk takes them, or it is full";
     encoder
         .encode_descriptor("minnow_log_lines_dropped", help, None, MetricType::Counter)?
         .encode_counter::<NoLabelSet, _, u64>(&instruments.log_lines_dropped.get(), None)?;
