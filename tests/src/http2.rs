@@ -5,22 +5,43 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Frame;
+use hyper::{
+    body::{Body, Frame},
+    client::conn::http2::{self, SendRequest},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::until;
+
+/// The window of a stream that HTTP/2 begins with, in bytes (RFC 9113 section 6.9.2).
+const USUAL_WINDOW: u32 = 65_535;
+
+/// A thread of its own drives the connection, so that the caller may block.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Opens a connection whose streams begin with a window of `window` bytes.
+async fn connect<B>(address: SocketAddr, window: u32) -> SendRequest<B>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(window);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
 
 /// Sends several GET requests at once on one connection, and gives the status and body of each, in their order.
 pub fn get_all(address: SocketAddr, host: &str, paths: &[&str]) -> Vec<(u16, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    runtime().block_on(async {
+        let sender = connect(address, USUAL_WINDOW).await;
         let calls: Vec<_> = paths
             .iter()
             .map(|path| {
@@ -52,18 +73,14 @@ pub fn take_back(
     is_running: impl Fn() -> bool,
     is_over: impl Fn() -> bool,
 ) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    runtime().block_on(async {
+        let mut sender = connect(address, USUAL_WINDOW).await;
         let request = http::Request::get(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();
         let response = sender.send_request(request);
         let call = tokio::spawn(response);
-        wait(is_running).await;
+        until("the request runs", is_running);
         call.abort();
-        wait(is_over).await;
+        until("the request is over", is_over);
         assert!(!sender.is_closed(), "the connection was to stay");
     });
 }
@@ -71,12 +88,8 @@ pub fn take_back(
 /// Sends the beginning of a POST request's body, and takes the request back (RST_STREAM) once something of the response's
 /// body is there; the connection stays open until `is_over` says so, which is asked again and again.
 pub fn take_back_upload(address: SocketAddr, host: &str, path: &str, is_over: impl Fn() -> bool) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    runtime().block_on(async {
+        let mut sender = connect(address, USUAL_WINDOW).await;
         let (give_up, given_up) = tokio::sync::oneshot::channel();
         let body = Begun { piece: Some("begun".into()), given_up };
         let request = http::Request::post(format!("http://{host}{path}")).body(body).unwrap();
@@ -84,7 +97,7 @@ pub fn take_back_upload(address: SocketAddr, host: &str, path: &str, is_over: im
         assert_eq!(response.status(), 200);
         response.frame().await.unwrap().unwrap();
         drop((response, give_up));
-        wait(is_over).await;
+        until("the request is over", is_over);
         assert!(!sender.is_closed(), "the connection was to stay");
     });
 }
@@ -95,7 +108,7 @@ struct Begun {
     given_up: tokio::sync::oneshot::Receiver<()>,
 }
 
-impl hyper::body::Body for Begun {
+impl Body for Begun {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -110,20 +123,15 @@ impl hyper::body::Body for Begun {
 /// Sends `count` GET requests on one connection and grants no window for their bodies; the connection stays open until
 /// `is_over` says so, which is asked again and again. Gives the statuses of the heads that came.
 pub fn take_nothing(address: SocketAddr, host: &str, path: &str, count: usize, is_over: impl Fn() -> bool) -> Vec<u16> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(0);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    runtime().block_on(async {
+        let sender = connect(address, 0).await;
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..count {
             let mut sender = sender.clone();
             let request = http::Request::get(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();
             calls.spawn(async move { sender.send_request(request).await });
         }
-        wait(is_over).await;
+        until("the request is over", is_over);
         // The bodies are held on to until here.
         let mut answers = Vec::new();
         while let Some(Ok(answer)) = calls.try_join_next() {
@@ -136,13 +144,8 @@ pub fn take_nothing(address: SocketAddr, host: &str, path: &str, count: usize, i
 /// Sends `count` GET requests on one connection, one after the other, and takes nothing of any body until all heads are here.
 /// Gives the status and body of each.
 pub fn take_late(address: SocketAddr, host: &str, path: &str, count: usize) -> Vec<(u16, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(1);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    runtime().block_on(async {
+        let mut sender = connect(address, 1).await;
         let mut heads = Vec::new();
         for _ in 0..count {
             let request = http::Request::get(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();
@@ -156,14 +159,4 @@ pub fn take_late(address: SocketAddr, host: &str, path: &str, count: usize) -> V
         }
         answers
     })
-}
-
-/// Looks at a condition until it holds, and lets the connection go on meanwhile.
-async fn wait(condition: impl Fn() -> bool) {
-    let until = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(crate::PATIENCE, until).await.expect("the condition comes to hold");
 }

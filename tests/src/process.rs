@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
+};
 
 /// What came of a process that has ended.
 #[derive(Debug, Clone)]
@@ -75,18 +79,21 @@ pub(crate) fn spawn(mut command: Command) -> Child {
 
 /// Waits for a process to end, and kills it at the deadline.
 pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let ending =
+        pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a child that was not waited for is there");
     let deadline = Instant::now() + patience;
-    loop {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return Some(status);
+    let has_ended = loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap();
+        match poll(&mut [PollFd::new(&ending, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            ready => break ready.expect("a child can be waited for") > 0,
         }
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return None;
-        }
-        thread::sleep(Duration::from_millis(5));
+    };
+    if !has_ended {
+        let _ = child.kill();
     }
+    let status = child.wait().expect("a child can be waited for");
+    has_ended.then_some(status)
 }
 
 /// Runs a process to its end with `input` on its stdin.

@@ -6,10 +6,10 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use minnow_model::Digest;
@@ -278,8 +278,9 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed_again_and_again() {
             let (ledger, node, next) = (Arc::clone(&ledger), Arc::clone(&node), Arc::clone(&next));
             thread::spawn(move || Ledger::work(&ledger, &node, &next))
         };
+        let answered = Arc::new(AtomicU64::new(0));
         let traffic = {
-            let (address, stop) = (node.http, Arc::clone(&stop));
+            let (address, stop, answered) = (node.http, Arc::clone(&stop), Arc::clone(&answered));
             thread::spawn(move || {
                 while !stop.load(Relaxed) {
                     let request = Request::get("ledger", "/");
@@ -288,11 +289,14 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed_again_and_again() {
                     if let Ok(answer) = sent {
                         let known = answer.status == 404 || answer.text().starts_with("version 0.0.");
                         assert!(known, "{answer:?} {}", answer.text());
+                        answered.fetch_add(1, Relaxed);
                     }
                 }
             })
         };
-        thread::sleep(Duration::from_millis(50 + random.below(700)));
+        // As good as any moment: the publishes and deploys beside the traffic do not know of it.
+        let enough = 20 + random.below(1_000);
+        until("some requests are answered", || answered.load(Relaxed) >= enough);
         node.kill();
         worker.join().unwrap();
         stop.store(true, Relaxed);

@@ -1,7 +1,7 @@
 //! HTTP from the outside: hosts, routes, static files, and clients that do not behave.
 
 use std::{
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     thread,
     time::{Duration, Instant},
 };
@@ -278,16 +278,16 @@ fn a_client_that_sends_its_headers_too_slowly_is_cut_off() {
     let trickle = thread::spawn(|| {
         let mut connection = Connection::open(Node::shared().http).unwrap();
         connection.write(b"GET /hello HTTP/1.1\r\nHost: slow.localhost\r\nx-slow: ").unwrap();
-        let mut writer = connection.writer();
-        writer.set_nonblocking(true).unwrap();
-        // A byte now and then keeps an idle timeout from noticing.
+        let mut reader = connection.writer();
+        // A byte now and then keeps an idle timeout from noticing; between two of them it is watched whether the server closes.
+        reader.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         until("the server closes", || {
-            thread::sleep(Duration::from_millis(100));
-            if connection.write(b"x").is_err() {
-                return true;
-            }
-            matches!(writer.read(&mut [0; 256]), Ok(0))
-                || matches!(writer.read(&mut [0; 256]), Err(error) if error.kind() != std::io::ErrorKind::WouldBlock)
+            let sent = connection.write(b"x");
+            let is_open = match reader.read(&mut [0; 256]) {
+                Ok(length) => length > 0,
+                Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            };
+            sent.is_err() || !is_open
         });
     });
     // Meanwhile others are served.

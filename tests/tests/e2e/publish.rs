@@ -416,6 +416,13 @@ fn an_upload_that_breaks_off_leaves_nothing() {
     assert_eq!(node.api("PUT", &format!("/v1/blobs/{digest}"), content).status, 201);
 }
 
+/// How many blobs the node has.
+fn blobs(node: &Node) -> usize {
+    let folder = node.data_dir().join("blobs/sha256");
+    let Ok(folders) = fs::read_dir(folder) else { return 0 };
+    folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
+}
+
 #[test]
 fn a_publish_that_is_interrupted_is_not_visible() {
     let node = Node::start();
@@ -426,10 +433,11 @@ fn a_publish_that_is_interrupted_is_not_visible() {
     }
     let cli = node.cli().in_dir(app.path());
     for _ in 0..5 {
+        let enough = blobs(&node) as u64 + random.below(15);
         let mut command = cli.command(["publish"]);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut publish = cli.start(command);
-        std::thread::sleep(std::time::Duration::from_millis(random.below(150)));
+        until("some files are uploaded", || blobs(&node) as u64 >= enough || publish.try_wait().unwrap().is_some());
         let _ = publish.kill();
         let finished = publish.wait().unwrap().success();
         // What the node was told to do it may do to its end; then the version is there whole.

@@ -259,25 +259,24 @@ fn a_follower_sees_its_app_and_function_only() {
 fn reading_and_then_following_leaves_no_gap_and_repeats_nothing() {
     // Fewer than a follower may be behind, since a busy machine can hold one up for any time.
     const LINES: u64 = 1000;
+    const FOLLOWERS_BEGIN: [u64; 5] = [100, 250, 400, 550, 700];
     let node = Node::new(LogConfig { segment_bytes: 10_000, segments_per_app: 1000, ..LogConfig::default() });
     let logs = node.logs.clone();
-    let (started, start) = mpsc::channel();
+    // Without room: the writer waits at these lines for the next follower, and goes on while that one reads.
+    let (reached, begin) = mpsc::sync_channel(0);
     let writer = std::thread::spawn(move || {
         for number in 0..LINES {
             logs.write(line("hello", number, number.to_string()));
-            if number % 20 == 0 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if number == LINES / 10 {
-                started.send(()).unwrap();
+            if FOLLOWERS_BEGIN.contains(&number) {
+                reached.send(()).unwrap();
             }
         }
     });
-    start.recv().unwrap();
     block_on(async {
         // Several at different moments, each of which must see everything.
         let mut followers = tokio::task::JoinSet::new();
-        for _ in 0..5 {
+        for _ in FOLLOWERS_BEGIN {
+            begin.recv().unwrap();
             let (past, mut follow) = node.logs.read_and_follow(query("hello")).await.unwrap();
             assert!(!past.is_empty());
             followers.spawn(async move {
@@ -287,7 +286,6 @@ fn reading_and_then_following_leaves_no_gap_and_repeats_nothing() {
                 }
                 assert_eq!(seen, numbers(0..LINES));
             });
-            tokio::time::sleep(Duration::from_millis(3)).await;
         }
         while let Some(follower) = followers.join_next().await {
             follower.unwrap();
