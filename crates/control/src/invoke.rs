@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header::HOST};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use minnow_model::{AppName, Code, FunctionName, Problem, RequestId, Tenant, route::Found};
-use minnow_runtime::{Body, Function, Invocation, LiveVersion, TraceContext};
+use minnow_runtime::{Body, Function, Invocation, LiveVersion, TraceContext, response::content_length};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -21,6 +25,10 @@ use crate::{
 pub const MAX_BODY_BYTES: usize = 6 << 20;
 /// How long to wait for the usage of an invocation whose response is complete. It comes at once; this guards the call.
 const USAGE_WAIT: Duration = Duration::from_secs(5);
+/// The longest path with its query, in bytes. A URI of the http crate has at most 65,534, of which the longest host takes 253.
+const MAX_PATH_BYTES: usize = 65_000;
+/// How much of a path an error repeats, in characters: enough to know it by.
+const MAX_SHOWN_CHARS: usize = 100;
 
 impl Control {
     /// Runs a function of the live version (of two, the one with more traffic) and answers what a client of the gateway
@@ -123,13 +131,9 @@ fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Reque
     let mut errors = Vec::new();
     let method: Option<Method> =
         invoke.method.parse().map_err(|_| errors.push(format!("`{}` is not a method", invoke.method))).ok();
-    let uri =
-        invoke.path.starts_with('/').then(|| format!("http://{host}{}", invoke.path).parse::<Uri>().ok()).flatten();
-    if uri.is_none() {
-        errors.push(format!("`{}` is not a path; it starts with `/`", invoke.path));
-    }
+    let uri = uri(host, &invoke.path).map_err(|error| errors.push(error)).ok();
     let body = STANDARD.decode(&invoke.body).map_err(|error| errors.push(format!("body: not base64: {error}"))).ok();
-    let mut headers = http::HeaderMap::with_capacity(invoke.headers.len() + 1);
+    let mut headers = HeaderMap::with_capacity(invoke.headers.len() + 2);
     for (name, value) in &invoke.headers {
         match (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
             (Ok(name), Ok(value)) => {
@@ -137,6 +141,11 @@ fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Reque
             }
             _ => errors.push(format!("`{name}: {value}` is not a header")),
         }
+    }
+    if let Some(body) = &body
+        && let Err(error) = set_length(&mut headers, body.len() as u64)
+    {
+        errors.push(error);
     }
     let (Some(method), Some(uri), Some(body), true) = (method, uri, body, errors.is_empty()) else {
         return Err(ControlError::Invalid { detail: "the request cannot be sent".into(), errors });
@@ -158,4 +167,121 @@ fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Reque
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// The URI of a path with its query, or what is wrong with it.
+fn uri(host: &str, path: &str) -> Result<Uri, String> {
+    let shown = || {
+        let mut shown: String = path.chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect();
+        if path.chars().nth(MAX_SHOWN_CHARS).is_some() {
+            shown.push('…');
+        }
+        shown
+    };
+    if !path.starts_with('/') {
+        return Err(format!("the path `{}` does not start with `/`", shown()));
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err(format!("the path has {} bytes; the most is {MAX_PATH_BYTES}", path.len()));
+    }
+    // What follows a `#` would be dropped without a word.
+    if !path.contains('#')
+        && let Ok(uri) = format!("http://{host}{path}").parse()
+    {
+        return Ok(uri);
+    }
+    let query = path.find('?').unwrap_or(path.len());
+    // The parser does not say which character it refused, and takes others in a query than in a path.
+    let is_refused = |(at, c): &(usize, char)| {
+        let before = if *at > query { "/?" } else { "/" };
+        *c == '#' || format!("{before}{c}").parse::<PathAndQuery>().is_err()
+    };
+    match path.char_indices().find(is_refused) {
+        Some((_, c)) => {
+            let encoded: String = c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect();
+            Err(format!("the path `{}` holds {c:?}, which no path can; write it as `{encoded}`", shown()))
+        }
+        None => Err(format!("`{}` is not a path", shown())),
+    }
+}
+
+/// Gives the request the length of its body, as the gateway's clients do: a CGI program reads by it. A length of the
+/// caller's own has to be the true one.
+fn set_length(headers: &mut HeaderMap, length: u64) -> Result<(), String> {
+    match content_length(headers) {
+        Ok(Some(claimed)) if claimed == length => {}
+        Ok(Some(claimed)) => {
+            return Err(format!(
+                "`content-length` is {claimed}, and the body has {length} bytes; leave it out: it is set to what the body has"
+            ));
+        }
+        Err(_) => return Err("`content-length` is not one number; leave it out: it is set to what the body has".into()),
+        // A request in chunks has no length (RFC 9112, 6.2), and one without a body needs none.
+        Ok(None) if length == 0 || headers.contains_key(TRANSFER_ENCODING) => {}
+        Ok(None) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_cannot_be_sent_is_told_by_its_character() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/a%20b?c=%23&d={}", "/a%20b?c=%23&d={}"),
+            ("/ü?ü", "/ü?ü"),
+            ("//evil.example/x", "//evil.example/x"),
+        ] {
+            let uri = uri("a.localhost", path).unwrap();
+            let found = uri.path_and_query().map(PathAndQuery::as_str);
+            assert_eq!((uri.host(), found), (Some("a.localhost"), Some(expected)), "{path}");
+        }
+        let long = format!("/{} ", "x".repeat(1000));
+        for (path, expected) in [
+            ("", "the path `` does not start with `/`"),
+            ("foo", "the path `foo` does not start with `/`"),
+            ("http://x/y", "the path `http://x/y` does not start with `/`"),
+            ("/a b", "the path `/a b` holds ' ', which no path can; write it as `%20`"),
+            ("/a#b", "the path `/a#b` holds '#', which no path can; write it as `%23`"),
+            ("/a?b=c d", "the path `/a?b=c d` holds ' ', which no path can; write it as `%20`"),
+            ("/a\nb", "the path `/a\\nb` holds '\\n', which no path can; write it as `%0A`"),
+            (&long, &format!("the path `/{}…` holds ' ', which no path can; write it as `%20`", "x".repeat(99))),
+            (&"/".repeat(70_000), "the path has 70000 bytes; the most is 65000"),
+        ] {
+            assert_eq!(uri("a.localhost", path).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn a_body_has_its_length_and_no_other() {
+        for (given, length, expected) in [
+            (&[][..], 5, Ok(Some("5"))),
+            (&[], 0, Ok(None)),
+            (&[("content-length", "5")], 5, Ok(Some("5"))),
+            (&[("content-length", "0")], 0, Ok(Some("0"))),
+            (&[("content-length", "4")], 5, Err("`content-length` is 4, and the body has 5 bytes")),
+            (&[("content-length", "5")], 0, Err("`content-length` is 5, and the body has 0 bytes")),
+            (&[("content-length", "many")], 5, Err("`content-length` is not one number")),
+            (&[("content-length", "5"), ("content-length", "6")], 5, Err("`content-length` is not one number")),
+            (&[("transfer-encoding", "chunked")], 5, Ok(None)),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            match (set_length(&mut headers, length), expected) {
+                (Ok(()), Ok(expected)) => {
+                    let found = headers.get(CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+                    assert_eq!(found, expected, "{given:?}");
+                }
+                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+                (found, expected) => panic!("{given:?}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
 }

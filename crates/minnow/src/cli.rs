@@ -119,8 +119,7 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// A client for the node, with its token.
     pub fn client(&self) -> anyhow::Result<Client> {
-        let connection = credentials::resolve(self.server.as_deref())?;
-        Ok(Client::new(connection.server, connection.token)?)
+        Ok(credentials::resolve(self.server.as_deref())?.client()?)
     }
 }
 
@@ -251,6 +250,9 @@ mod tests {
             (&["delete", "0.1.0"], false),
             (&["logs", "hello", "-f", "--since", "10m"], true),
             (&["logs", "hello", "--since", "yesterday"], false),
+            (&["logs", "hello", "--limit", "0"], true),
+            (&["logs", "hello", "--limit", "10000"], true),
+            (&["logs", "hello", "--limit", "10001"], false),
             (&["invoke", "hello/api", "-X", "POST", "-H", "a: b", "-H", "c: d", "-d", "{}", "--path", "/x"], true),
             (&["invoke", "hello"], false),
             (&["invoke", "hello/api", "-H", "nocolon"], false),

@@ -39,6 +39,8 @@ pub struct Client {
     http: reqwest::Client,
     server: Url,
     token: Option<HeaderValue>,
+    /// What to do when the node refuses the token: that depends on where it came from.
+    remedy: Option<String>,
     /// [`CALL_TIMEOUT`], but in tests.
     call_timeout: Duration,
 }
@@ -70,7 +72,13 @@ impl Client {
             }
             None => None,
         };
-        Ok(Self { http, server, token, call_timeout: CALL_TIMEOUT })
+        Ok(Self { http, server, token, remedy: None, call_timeout: CALL_TIMEOUT })
+    }
+
+    /// Says what to do when the node refuses the token.
+    pub fn with_remedy(mut self, remedy: String) -> Self {
+        self.remedy = Some(remedy);
+        self
     }
 
     /// The control API's address.
@@ -244,14 +252,15 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         if is_problem
-            && let Ok(problem) = serde_json::from_slice::<ApiProblem>(&body)
+            && let Ok(mut problem) = serde_json::from_slice::<ApiProblem>(&body)
             && (problem.is_of_minnow() || !error::is_of_proxies(status))
         {
+            problem.remedy.clone_from(&self.remedy);
             return ApiError::refused(self.server.clone(), problem);
         }
         // The answer to HEAD has a problem's headers without its body.
         if body.is_empty() && is_problem {
-            let problem = Box::new(ApiProblem::of_status(status));
+            let problem = Box::new(ApiProblem { remedy: self.remedy.clone(), ..ApiProblem::of_status(status) });
             return ApiError::Problem { server: self.server.clone(), problem };
         }
         ApiError::foreign(self.server.clone(), status, response.headers())

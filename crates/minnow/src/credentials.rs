@@ -11,7 +11,11 @@ use anyhow::Context as _;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::DEFAULT_ADMIN, client::is_loopback, report::Failure};
+use crate::{
+    cli::DEFAULT_ADMIN,
+    client::{ApiError, Client, is_loopback},
+    report::Failure,
+};
 
 /// What `login` stores: a token for each server. A token only ever goes to the server that it was stored for.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +52,49 @@ pub enum Source {
 pub struct Connection {
     pub server: Url,
     pub server_source: Source,
+    /// Whether MINNOW_SERVER named the server.
+    pub server_variable: bool,
     pub token: Option<String>,
     pub token_source: Source,
+}
+
+impl Connection {
+    /// A client for the node, with its token.
+    pub fn client(self) -> Result<Client, ApiError> {
+        let remedy = self.remedy();
+        Ok(Client::new(self.server, self.token)?.with_remedy(remedy))
+    }
+
+    /// What to do when the node refuses the token. A variable that is set wins over what `login` stores, so that logging in
+    /// would change nothing.
+    fn remedy(&self) -> String {
+        let server = key(&self.server);
+        match (self.token_source, self.server_variable) {
+            (Source::Given, true) => {
+                "the token in MINNOW_TOKEN is not one of the node's that MINNOW_SERVER names; correct or unset both"
+                    .into()
+            }
+            (Source::Given, false) => {
+                "the token in MINNOW_TOKEN is not one of this node's; correct or unset the variable".into()
+            }
+            (_, true) => format!(
+                "the token that is stored for {server} is not one of its tokens any more; run `minnow login {server}`, or \
+                 unset MINNOW_SERVER, which names it"
+            ),
+            (_, false) => format!(
+                "the token that is stored for {server} is not one of its tokens any more; run `minnow login {server}`"
+            ),
+        }
+    }
 }
 
 /// Finds the node and the token from the arguments, the environment and the login file.
 pub fn resolve(server: Option<&str>) -> anyhow::Result<Connection> {
     let credentials = Credentials::load(&path()?)?;
-    choose(server, variable("MINNOW_TOKEN"), &credentials)
+    let mut connection = choose(server, variable("MINNOW_TOKEN"), &credentials)?;
+    // clap does not tell the argument from the variable. Where both say the same, either may be meant.
+    connection.server_variable = server.is_some() && variable("MINNOW_SERVER").as_deref() == server.map(str::trim);
+    Ok(connection)
 }
 
 /// A variable of the environment, unless it is blank.
@@ -76,7 +115,7 @@ fn choose(server: Option<&str>, token: Option<String>, credentials: &Credentials
             None => (None, Source::Default),
         },
     };
-    Ok(Connection { server, server_source, token, token_source })
+    Ok(Connection { server, server_source, server_variable: false, token, token_source })
 }
 
 /// Reads a control API's address: a URL, or `HOST:PORT`, which is http on this machine and https elsewhere.
@@ -125,19 +164,22 @@ pub fn path() -> anyhow::Result<PathBuf> {
 impl Credentials {
     /// Reads the login file; none is an empty one.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let broken = || {
-            Failure::new(format!("cannot read the login file {}", path.display()))
-                .help("delete it and run `minnow login` again")
-        };
+        let failed = |help: &str| Failure::new(format!("cannot read the login file {}", path.display())).help(help);
+        let damaged = || failed("delete it and run `minnow login` again");
         match fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
                 // Only the place: the error's own words may quote a token.
                 let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
                 let line = before.matches('\n').count() + 1;
-                anyhow::Error::msg(format!("line {line} is not what `minnow login` writes")).context(broken())
+                anyhow::Error::msg(format!("line {line} is not what `minnow login` writes")).context(damaged())
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(broken),
+            // Not UTF-8.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error).with_context(damaged),
+            // Its tokens may be in order.
+            Err(error) => Err(error).with_context(|| {
+                failed("your user has to be able to read it; `sudo minnow login` may have made it root's")
+            }),
         }
     }
 
@@ -207,6 +249,42 @@ mod tests {
             fs::write(&path, text).unwrap();
             let error = format!("{:#}", Credentials::load(&path).unwrap_err());
             assert!(error.contains(": line ") && !error.contains("mnw_secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_a_damaged_login_file_is_to_be_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let remedy = |path: &Path| {
+            let error = Credentials::load(path).unwrap_err();
+            format!("{:?}", error.downcast_ref::<Failure>().unwrap())
+        };
+        let path = folder.path().join("credentials.toml");
+        for damaged in [&b"server = 1"[..], b"\xff"] {
+            fs::write(&path, damaged).unwrap();
+            assert!(remedy(&path).contains("delete it"), "{}", remedy(&path));
+        }
+        // What cannot be read for another reason; permissions do not hold root back.
+        let unreadable = remedy(folder.path());
+        assert!(unreadable.contains("able to read it") && !unreadable.contains("delete"), "{unreadable}");
+    }
+
+    #[test]
+    fn a_refused_token_is_blamed_on_where_it_came_from() {
+        for (token, server_variable, named, not_named) in [
+            (Some("T"), false, &["MINNOW_TOKEN"][..], &["MINNOW_SERVER", "minnow login"][..]),
+            (Some("T"), true, &["MINNOW_TOKEN", "MINNOW_SERVER"], &["minnow login"]),
+            (None, false, &["minnow login https://a.example"], &["MINNOW_"]),
+            (None, true, &["minnow login https://a.example", "MINNOW_SERVER"], &["MINNOW_TOKEN"]),
+        ] {
+            let found = choose(Some("https://a.example"), token.map(Into::into), &stored()).unwrap();
+            let remedy = Connection { server_variable, ..found }.remedy();
+            for part in named {
+                assert!(remedy.contains(part), "`{part}` is not in {remedy}");
+            }
+            for part in not_named {
+                assert!(!remedy.contains(part), "`{part}` is in {remedy}");
+            }
         }
     }
 

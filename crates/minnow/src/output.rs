@@ -8,7 +8,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use bytesize::ByteSize;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 use crate::report::StdoutGone;
@@ -19,6 +19,9 @@ pub const GREEN: Style = AnsiColor::Green.on_default();
 pub const YELLOW: Style = AnsiColor::Yellow.on_default();
 pub const RED: Style = AnsiColor::Red.on_default();
 pub const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// A column up to this width is never broken: versions, sizes, times, digests. What is wider gives way on a narrow terminal.
+const WHOLE_COLUMN: u16 = 16;
 
 /// Prints one line. Colours go where they are wanted: a terminal, without `NO_COLOR`.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
@@ -60,11 +63,36 @@ pub fn table(header: &[&str]) -> Table {
 }
 
 /// Prints a table, without blanks at the ends of its lines.
-pub fn print_table(table: &Table) -> anyhow::Result<()> {
+pub fn print_table(mut table: Table) -> anyhow::Result<()> {
+    arrange(&mut table);
     for text in table.lines() {
         line(text.trim_end())?;
     }
     Ok(())
+}
+
+/// Sees to it that no word is broken. Where the words take more room than there is, the terminal breaks the line.
+fn arrange(table: &mut Table) {
+    // A terminal that does not know its width says 0.
+    if table.width() == Some(0) {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
+    let widths = table.column_max_content_widths();
+    let words: Vec<usize> = (0..widths.len())
+        .map(|index| {
+            let cells = table.column_cells_with_header_iter(index).flatten();
+            let longest = |text: String| text.split(' ').map(|word| word.chars().count()).max();
+            cells.filter_map(|cell| longest(cell.content())).max().unwrap_or(0)
+        })
+        .collect();
+    for (column, (width, word)) in table.column_iter_mut().zip(widths.into_iter().zip(words)) {
+        let least = u16::try_from(word).unwrap_or(u16::MAX).max(WHOLE_COLUMN).saturating_add(column.padding_width());
+        column.set_constraint(if width <= WHOLE_COLUMN {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::LowerBoundary(Width::Fixed(least))
+        });
+    }
 }
 
 /// Whether a person reads stdout.
@@ -126,6 +154,32 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table like that of an app's functions, on a terminal of this width.
+    fn shown(width: u16) -> Vec<String> {
+        let mut table = table(&["function", "memory", "routes"]);
+        table.add_row(["api", "128.0 MiB", "/api/{*rest}, POST /submit"]);
+        table.set_width(width);
+        arrange(&mut table);
+        table.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_table_has_one_line_a_row_where_there_is_room_or_no_width_is_known() {
+        let whole = ["FUNCTION  MEMORY     ROUTES", "api       128.0 MiB  /api/{*rest}, POST /submit"];
+        for width in [0, 80] {
+            assert_eq!(shown(width), whole, "{width}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_breaks_no_word() {
+        let narrow =
+            ["FUNCTION  MEMORY     ROUTES", "api       128.0 MiB  /api/{*rest},", "                     POST /submit"];
+        for width in [1, 20, 38] {
+            assert_eq!(shown(width), narrow, "{width}");
+        }
+    }
 
     #[test]
     fn durations_are_short() {

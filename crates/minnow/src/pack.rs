@@ -17,6 +17,15 @@ use minnow_model::{
     manifest::{Function, ManifestErrors, Mistake, Parsed, Place},
 };
 
+use crate::{
+    output,
+    progress::{Progress, Reading},
+};
+
+/// What a node takes in one version by default, in bytes. What this node takes it does not say before the upload, and reading
+/// all of an app that is far larger takes minutes.
+const DEFAULT_MAX_BYTES: u64 = 128 << 20;
+
 /// A packed app: ready to upload.
 #[derive(Debug)]
 pub struct Bundle {
@@ -61,13 +70,13 @@ pub enum PackError {
 }
 
 /// Reads and packs everything that the manifest in `dir` names, as `version`. All mistakes are found at once.
-pub fn pack(dir: &Path, parsed: &Parsed, version: &Version) -> Result<Bundle, PackError> {
+pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) -> Result<Bundle, PackError> {
     let manifest = &parsed.manifest;
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(progress);
     let mut mistakes = Vec::new();
     let mut functions = BTreeMap::new();
     for (name, function) in &manifest.functions {
-        match code(dir, parsed, name, function) {
+        match code(dir, parsed, name, function, &mut packer) {
             Ok(blob) => {
                 let wasm = packer.add(WASM_TYPE, name.as_str(), blob);
                 functions.insert(
@@ -98,11 +107,17 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version) -> Result<Bundle, Pa
 }
 
 /// The code of one function.
-fn code(dir: &Path, parsed: &Parsed, name: &FunctionName, function: &Function) -> Result<Blob, Mistake> {
+fn code(
+    dir: &Path,
+    parsed: &Parsed,
+    name: &FunctionName,
+    function: &Function,
+    packer: &mut Packer,
+) -> Result<Blob, Mistake> {
     let wasm = &function.wasm;
     let path = dir.join(wasm);
     let refuse = |what: String, remedy: &str| parsed.mistake(Place::Wasm(name), what, remedy);
-    match starts_as_wasm(&path).and_then(|is_wasm| if is_wasm { blob(&path).map(Some) } else { Ok(None) }) {
+    match starts_as_wasm(&path).and_then(|is_wasm| if is_wasm { packer.read(&path).map(Some) } else { Ok(None) }) {
         Ok(Some(blob)) => Ok(blob),
         Ok(None) => Err(refuse(
             format!("`{wasm}` is not WebAssembly: it does not start with the bytes `\\0asm`"),
@@ -119,31 +134,54 @@ fn starts_as_wasm(path: &Path) -> io::Result<bool> {
     Ok(start == b"\0asm")
 }
 
-/// Reads a file for its digest and size.
-fn blob(path: &Path) -> io::Result<Blob> {
-    let mut file = File::open(path)?;
-    let mut digester = Digester::default();
-    let mut size = 0;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = file.read(&mut buffer)?;
-        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else { break };
-        digester.update(piece);
-        size += read as u64;
-    }
-    let name = path.display().to_string();
-    Ok(Blob { digest: digester.finish(), size, content: Content::File(path.into()), name })
-}
-
 /// Gathers layers and contents; equal contents are uploaded once.
-#[derive(Default)]
 struct Packer {
     layers: Vec<Layer>,
     blobs: Vec<Blob>,
     known: BTreeSet<Digest>,
+    reading: Reading,
+    /// Whether it was told that the app is large.
+    is_told: bool,
 }
 
 impl Packer {
+    fn new(progress: Progress) -> Self {
+        let reading = Reading::new(progress);
+        Self { layers: Vec::new(), blobs: Vec::new(), known: BTreeSet::new(), reading, is_told: false }
+    }
+
+    /// Reads a file for its digest and size.
+    fn read(&mut self, path: &Path) -> io::Result<Blob> {
+        let mut file = File::open(path)?;
+        self.expect(path, file.metadata()?.len());
+        let mut digester = Digester::default();
+        let mut size = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = file.read(&mut buffer)?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else { break };
+            digester.update(piece);
+            size += read as u64;
+            self.reading.add(read as u64);
+        }
+        let name = path.display().to_string();
+        Ok(Blob { digest: digester.finish(), size, content: Content::File(path.into()), name })
+    }
+
+    /// Says that an app is larger than usual before that is read, so that nobody waits for a file that came along by mistake.
+    fn expect(&mut self, path: &Path, length: u64) {
+        if self.is_told || self.reading.bytes().saturating_add(length) <= DEFAULT_MAX_BYTES {
+            return;
+        }
+        self.is_told = true;
+        self.reading.warn(format_args!(
+            "with {} ({}) the app has more than the {} that a node takes, unless its `bundles.max_size` says otherwise",
+            path.display(),
+            output::size(length),
+            output::size(DEFAULT_MAX_BYTES)
+        ));
+    }
+
     /// `title` is what OCI tools show: a relative path.
     fn add(&mut self, media_type: &str, title: &str, blob: Blob) -> Digest {
         let Blob { digest, size, .. } = blob;
@@ -218,7 +256,7 @@ mod tests {
     #[test]
     fn a_bundle_names_every_file_once() {
         let dir = app();
-        let bundle = pack(dir.path(), &manifest(), &version()).unwrap();
+        let bundle = pack(dir.path(), &manifest(), &version(), Progress::Hidden).unwrap();
         let files: Vec<&str> = bundle.config.files.keys().map(String::as_str).collect();
         assert_eq!(files, ["/.well-known/security.txt", "/assets/css/a b.css", "/index.html"], "no hidden files");
         assert_eq!(bundle.blobs.len(), 5, "equal code is one blob; three files and the config");
@@ -240,7 +278,7 @@ mod tests {
 
     /// The mistakes that packing finds.
     fn mistakes(dir: &Path) -> Vec<Mistake> {
-        match pack(dir, &manifest(), &version()) {
+        match pack(dir, &manifest(), &version(), Progress::Hidden) {
             Err(PackError::Manifest(errors)) => errors.mistakes().to_vec(),
             other => panic!("{other:?}"),
         }
@@ -249,10 +287,10 @@ mod tests {
     #[test]
     fn packing_twice_gives_the_same_bytes() {
         let dir = app();
-        let first = pack(dir.path(), &manifest(), &version()).unwrap();
-        let second = pack(dir.path(), &manifest(), &version()).unwrap();
+        let first = pack(dir.path(), &manifest(), &version(), Progress::Hidden).unwrap();
+        let second = pack(dir.path(), &manifest(), &version(), Progress::Hidden).unwrap();
         assert_eq!(first.manifest, second.manifest);
-        let other = pack(dir.path(), &manifest(), &Version::new(0, 2, 0)).unwrap();
+        let other = pack(dir.path(), &manifest(), &Version::new(0, 2, 0), Progress::Hidden).unwrap();
         assert_ne!(first.manifest, other.manifest);
         assert_eq!(first.fingerprint(), other.fingerprint());
     }
@@ -272,6 +310,28 @@ mod tests {
             (11, "there is no folder `static`"),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_by_name() {
+        let dir = app();
+        let public = dir.path().join("public");
+        let _socket = std::os::unix::net::UnixListener::bind(public.join("chat.sock")).unwrap();
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, public.join("pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let found: Vec<String> = mistakes(dir.path()).into_iter().map(|mistake| mistake.message).collect();
+        let path = |name: &str| public.canonicalize().unwrap().join(name).display().to_string();
+        let expected = [
+            format!("`{}` is a socket and no file", path("chat.sock")),
+            format!("`{}` is a named pipe and no file", path("pipe")),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_usual_limit_is_the_nodes_default() {
+        let node = minnow_control::ControlConfig::new("127.0.0.1:0".parse().unwrap(), "localhost");
+        assert_eq!(DEFAULT_MAX_BYTES, node.max_bundle_bytes);
     }
 
     #[cfg(unix)]

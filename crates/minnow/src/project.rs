@@ -13,6 +13,7 @@ use minnow_model::{
 
 use crate::{
     pack::{self, Bundle, PackError},
+    progress::Progress,
     report::{Failure, ManifestFailure},
 };
 
@@ -58,8 +59,8 @@ impl Project {
     }
 
     /// Packs the app as `version`. Files that are missing or cannot be used are reported at their place in the manifest.
-    pub fn pack(&self, version: &Version) -> anyhow::Result<Bundle> {
-        pack::pack(&self.dir, &self.parsed, version).map_err(|error| match error {
+    pub fn pack(&self, version: &Version, progress: Progress) -> anyhow::Result<Bundle> {
+        pack::pack(&self.dir, &self.parsed, version, progress).map_err(|error| match error {
             PackError::Manifest(errors) => ManifestFailure(errors).into(),
             error @ PackError::Oci(_) => error.into(),
         })
@@ -101,7 +102,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE_NAME), "name = \"a\"\n[functions.f]\nwasm = \"f.wasm\"\nroutes = [\"/\"]\n")
             .unwrap();
-        let error = Project::load(dir.path()).unwrap().pack(&Version::new(0, 1, 0)).unwrap_err();
+        let error = Project::load(dir.path()).unwrap().pack(&Version::new(0, 1, 0), Progress::Hidden).unwrap_err();
         let lines = error.downcast_ref::<ManifestFailure>().unwrap().0.lines();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("minnow.toml:3:"), "{lines:?}");

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io,
     path::Path,
     process::{ExitStatus, Stdio},
 };
@@ -15,6 +14,7 @@ use crate::{
     output::{BOLD, DIM},
     project::Project,
     report::Failure,
+    shell::{self, Group},
 };
 
 /// Which functions to build.
@@ -34,13 +34,13 @@ impl Only {
 }
 
 /// Runs the build commands in the manifest's folder, one after the other; a command that several functions share runs once.
-/// Their output goes to stderr, since stdout may carry JSON. Stops at the first that fails.
-pub async fn run(project: &Project, only: &Only) -> anyhow::Result<()> {
+/// Stops at the first that fails.
+pub async fn run(project: &Project, only: &Only, group: Group) -> anyhow::Result<()> {
     for (command, functions) in commands(project.manifest(), only) {
         let names: Vec<&str> = functions.iter().map(|function| function.as_str()).collect();
         let names = names.join(", ");
         anstream::eprintln!("{BOLD}building{BOLD:#} {names} {DIM}{command}{DIM:#}");
-        let status = shell(&project.dir, command).await.with_context(|| {
+        let status = shell::run(&project.dir, command, group).await.with_context(|| {
             Failure::new(format!("cannot run the build command of {names}"))
                 .help("it is run with `sh -c`; is there a shell?")
         })?;
@@ -73,20 +73,6 @@ fn commands<'a>(manifest: &'a Manifest, only: &Only) -> Vec<(&'a str, Vec<&'a Fu
         }
     }
     commands
-}
-
-async fn shell(dir: &Path, command: &str) -> io::Result<ExitStatus> {
-    Command::new("sh")
-        .args(["-c", command])
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(io::stderr())
-        // Building runs the build scripts of every dependency; none of them needs to talk to the node.
-        .env_remove("MINNOW_TOKEN")
-        // Ends the shell of a build that is not waited for any more. What the shell started gets Ctrl-C by itself.
-        .kill_on_drop(true)
-        .status()
-        .await
 }
 
 fn ending(status: ExitStatus) -> String {

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     process::Stdio,
     thread,
 };
 
-use minnow_tests::{App, Cli, Node, Ran, TlsFront, upstream::Upstream, wasm};
+use minnow_tests::{App, Cli, Node, Ran, TlsFront, eventually, until, upstream::Upstream, wasm};
 use serde_json::json;
 
 const VERBS: [&str; 16] = [
@@ -55,6 +55,9 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["invoke", "hello"], "APP/FUNCTION"),
         (&["new", "Hello World"], "a-z"),
         (&["logs", "hello", "--since", "yesterday"], "10m"),
+        (&["logs", "hello", "--limit", "10001"], "10000"),
+        (&["invoke", "hello/api", "--path", "foo"], "`foo` does not start with `/`"),
+        (&["invoke", "hello/api", "--path", "http://x/y"], "`http://x/y` does not start with `/`"),
         (&["node"], "--data-dir"),
         (&[], "Usage"),
     ] {
@@ -98,7 +101,7 @@ fn login_stores_the_token_for_its_user_alone() {
     assert_eq!((&status["server"], &status["token_from"]), (&node.server().into(), &"login".into()));
     assert!(!cli.ok(["login", "--status"]).contains(&node.token()), "the token is shown");
     // The environment takes precedence.
-    cli.clone().env("MINNOW_TOKEN", "wrong").fails(["apps"]).says(&["401 unauthorized", "minnow login"]);
+    cli.clone().env("MINNOW_TOKEN", "wrong").fails(["apps"]).says(&["401 unauthorized", "the token in MINNOW_TOKEN"]);
     // A token can come through a pipe, too.
     let other = Cli::new();
     let ran = other.run_with(["login", &node.server()], format!("{}\n", node.token()).as_bytes());
@@ -197,8 +200,31 @@ fn a_token_that_is_missing_or_wrong_is_told_with_what_to_do() {
     let wrong = missing.clone().env("MINNOW_TOKEN", "mnw_wrong");
     for verb in [&["apps"][..], &["versions", "x"], &["status", "x"], &["logs", "x"], &["rollback", "x"]] {
         missing.fails(verb).says(&["no token", "minnow login", "admin.token"]);
-        wrong.fails(verb).says(&["401 unauthorized", "minnow login"]);
+        // Logging in would change nothing while the variables are set.
+        let ran = wrong.fails(verb);
+        ran.says(&["401 unauthorized", "the token in MINNOW_TOKEN", "MINNOW_SERVER"]);
+        assert!(!ran.stderr.contains("minnow login"), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn a_token_that_login_was_given_and_the_node_refuses_is_told_for_what_it_is() {
+    let node = Node::shared();
+    let cli = Cli::new();
+    let file = cli.home().join("wrong.token");
+    fs::write(&file, "mnw_wrong\n").unwrap();
+    let file = file.to_str().unwrap();
+    let ran = cli.fails(["login", &node.server(), "--token-file", file]);
+    ran.says(&["401 unauthorized", &format!("the token in {file} is not one of the node's"), "DATA_DIR/admin.token"]);
+    assert!(!ran.stderr.contains("minnow login"), "{}", ran.stderr);
+    let ran = cli.run_with(["login", &node.server()], b"mnw_wrong\n");
+    ran.says(&["the token that was given is not one of the node's", "DATA_DIR/admin.token"]);
+    // One that was stored and is void since.
+    log_in(&cli, node);
+    let stored = cli.home().join("config/minnow/credentials.toml");
+    let text = fs::read_to_string(&stored).unwrap().replace(&node.token(), "mnw_void");
+    fs::write(&stored, text).unwrap();
+    cli.fails(["apps"]).says(&["401 unauthorized", &format!("run `minnow login {}`", node.server())]);
 }
 
 #[test]
@@ -340,6 +366,16 @@ fn every_listing_has_a_form_for_people_and_one_for_scripts() {
 }
 
 #[test]
+fn a_terminal_that_does_not_know_its_width_shows_whole_lines() {
+    let node = Node::shared();
+    node.serve(&App::new("wide").code("web", "a.wasm", &wasm::cgi("x"), "routes = [\"/\"]"));
+    // `script` has no terminal to take a width from here, and makes one of 0 columns.
+    let shown = node.cli().env("NO_COLOR", "1").on_a_terminal("status wide", None);
+    let is_whole = |line: &str| line.starts_with("web ") && line.contains("command-core") && line.contains(" MiB ");
+    assert!(shown.text.lines().any(is_whole), "{}", shown.text);
+}
+
+#[test]
 fn an_app_is_found_by_its_folder_by_its_name_and_by_a_flag() {
     let node = Node::shared();
     let app = App::new("names").code("web", "a.wasm", &wasm::cgi("names"), "routes = [\"/\"]");
@@ -375,6 +411,48 @@ fn what_is_unknown_is_told_by_name() {
     ] {
         cli.fails(arguments).says(&["404 not_found", part]);
     }
+}
+
+#[test]
+fn what_is_to_be_deleted_and_is_not_there_need_not_be_published() {
+    let node = Node::shared();
+    node.serve(&App::new("partly").code("web", "a.wasm", &wasm::cgi("x"), "routes = [\"/\"]"));
+    let cli = node.cli();
+    for (arguments, what, list) in [
+        (
+            &["delete", "partly", "--version", "9.9.9", "--yes"][..],
+            "there is no partly@9.9.9",
+            "minnow versions partly",
+        ),
+        (&["delete", "nobody", "--yes"], "there is no app `nobody`", "minnow apps"),
+    ] {
+        let ran = cli.fails(arguments);
+        ran.says(&["404 not_found", what, list]);
+        assert!(!ran.stderr.contains("publish"), "{}", ran.stderr);
+    }
+    // Another refusal keeps its words.
+    cli.fails(["delete", "partly", "--version", "0.1.0", "--yes"]).says(&["409 conflict"]);
+}
+
+#[test]
+fn a_log_that_is_followed_ends_with_its_app() {
+    let node = Node::shared();
+    node.serve(&App::of_guest("goneby", "lab-p2", ""));
+    node.get("goneby", "/log").ok();
+    let cli = node.cli();
+    // The most lines that the command line asks for is what the node gives.
+    until("there is a line", || !cli.ok(["logs", "goneby", "--limit", "10000"]).is_empty());
+    let mut command = cli.command(["logs", "goneby", "-f"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut logs = cli.start(command);
+    let mut stdout = BufReader::new(logs.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    cli.ok(["delete", "goneby", "--yes"]);
+    let ended = eventually("the log ends", || logs.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    let mut said = String::new();
+    logs.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("the app goneby was deleted"), "{said}");
 }
 
 #[test]
@@ -445,6 +523,22 @@ fn invoke_shows_the_answer_and_what_it_cost() {
     assert!(headers.contains(r#"["x-thing","one"]"#) && headers.contains("PATCH"), "{headers}");
     assert!(cli.ok(["invoke", "invoke/core", "--path", "/?a=b"]).contains(r#""QUERY_STRING":"a=b""#));
     assert!(cli.ok(["invoke", "invoke/p3", "--path", "/hello"]).contains("Hello, World!"));
+    // A body has its length, as it has through the gateway.
+    let sent = cli.ok(["invoke", "invoke/core", "-d", "small fish"]);
+    assert!(sent.contains(r#""CONTENT_LENGTH":"10""#), "{sent}");
+    assert!(
+        cli.ok(["invoke", "invoke/core", "-d", "fish", "-H", "content-length: 4"]).contains(r#""CONTENT_LENGTH":"4""#)
+    );
+    assert!(!cli.ok(["invoke", "invoke/core"]).contains("CONTENT_LENGTH"));
+    let wrong = cli.fails(["invoke", "invoke/core", "-d", "fish", "-H", "content-length: 5"]);
+    wrong.says(&["422 invalid", "`content-length` is 5, and the body has 4 bytes"]);
+    // A path that cannot be sent is told by what is wrong with it, and not in its full length.
+    let long = format!("/{} b", "a".repeat(5000));
+    for path in ["/a b", &long] {
+        let wrong = cli.fails(["invoke", "invoke/core", "--path", path]);
+        wrong.says(&["422 invalid", "holds ' '", "`%20`"]);
+        assert!(wrong.stderr.len() < 1000, "{}", wrong.stderr);
+    }
     // What the function does wrong is shown as its answer.
     let failed = cli.ok(["invoke", "invoke/lab", "--path", "/panic"]);
     assert!(failed.contains("500") && failed.contains("function_trapped"), "{failed}");

@@ -241,6 +241,44 @@ fn dev_does_not_become_the_default_of_later_commands() {
 }
 
 #[test]
+fn a_build_that_runs_ends_with_dev_whoever_ends_that() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let app = App::new("lingers").code("web", "a.wasm", b"", "build = \"sleep 600 & echo $! > child; wait\"");
+        let cli = Cli::new().in_dir(app.path());
+        let mut command = cli.command(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut dev = cli.start(command);
+        let child: i32 = eventually("the build runs", || {
+            let written = fs::read_to_string(app.path().join("child")).ok()?;
+            written.strip_suffix('\n')?.parse().ok()
+        });
+        // A process that has ended and was not waited for is a zombie.
+        let runs = || {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        };
+        assert!(runs());
+        // To dev alone, as `kill` and a supervisor send it.
+        kill_process(Pid::from_raw(dev.id() as i32).unwrap(), signal).unwrap();
+        let ended = eventually("dev ends", || dev.try_wait().unwrap());
+        assert!(ended.success(), "{signal:?}: {ended:?}");
+        assert!(!runs(), "{signal:?}: the build goes on");
+    }
+}
+
+#[test]
+fn a_second_dev_in_a_folder_is_told_of_the_first() {
+    let app = App::of_guest("twice", "lab-p2", "");
+    let dev = Dev::start(app.path());
+    let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    assert_eq!(ran.code(), 1);
+    let pid = dev.child.id();
+    ran.says(&[&format!("another `minnow dev` (pid {pid}) runs this app"), &format!("kill {pid}")]);
+    assert!(!ran.stderr.contains("--data-dir"), "{}", ran.stderr);
+    dev.get("/hello").ok();
+}
+
+#[test]
 fn dev_refuses_an_app_that_cannot_start_and_says_why() {
     let app = App::new("broken").code("web", "a.wasm", b"", "build = \"exit 3\"");
     let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);

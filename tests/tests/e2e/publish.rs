@@ -123,8 +123,14 @@ fn a_bundle_of_200_mib_is_refused() {
     let node = Node::shared();
     let app = App::new("huge").file("public/a.bin", "").end("[static]\n\"/\" = \"public\"");
     fs::File::options().write(true).open(app.path().join("public/a.bin")).unwrap().set_len(200 << 20).unwrap();
-    let ran = node.cli().in_dir(app.path()).fails(["publish"]);
-    ran.says(&["413 too_large", "bundles.max_size"]);
+    let cli = node.cli().in_dir(app.path());
+    let ran = cli.run(["publish"]);
+    assert_eq!(ran.code(), 1);
+    // Before anything is read, and what the node says after that.
+    ran.says(&["warning: with ", "a.bin (200.0 MiB)", "128.0 MiB", "413 too_large", "bundles.max_size"]);
+    // On a terminal reading so much is shown.
+    let shown = cli.on_a_terminal("publish", None).text;
+    assert!(shown.contains("warning") && shown.contains("reading "), "{shown:?}");
     node.api("GET", "/v1/apps/huge", "").problem(404, "not_found");
     // Other tests upload to this node, too, and nothing as large as what was taken of this.
     let large = |file: std::io::Result<fs::DirEntry>| {

@@ -51,6 +51,9 @@ pub struct ApiProblem {
     pub detail: Option<String>,
     pub errors: Vec<String>,
     pub request_id: Option<String>,
+    /// What to do when it is about the token. Not of the document: who sent the token knows where it came from.
+    #[serde(skip)]
+    pub remedy: Option<String>,
 }
 
 impl ApiProblem {
@@ -118,6 +121,16 @@ impl ApiError {
             return Self::Gateway { server };
         }
         Self::Problem { server, problem: Box::new(problem) }
+    }
+
+    /// The same refusal with another detail, where it is that something is not there.
+    pub fn where_missing(mut self, detail: impl Into<String>) -> Self {
+        if let Self::Problem { problem, .. } = &mut self
+            && problem.known() == Some(Code::NotFound)
+        {
+            problem.detail = Some(detail.into());
+        }
+        self
     }
 
     /// The status with which the node refused.
@@ -189,7 +202,9 @@ impl ApiError {
                 "TLS needs the system's certificates (the package ca-certificates), or a file of them in SSL_CERT_FILE".into(),
             ),
             Self::Problem { server, problem } => match problem.known()? {
-                Code::Unauthorized => Some(format!("the token is missing or wrong; run `minnow login {}`", at(server))),
+                Code::Unauthorized => Some(problem.remedy.clone().unwrap_or_else(|| {
+                    format!("the token is missing or wrong; run `minnow login {}`", at(server))
+                })),
                 Code::NotFound if problem.detail.is_none() => {
                     Some("`minnow apps` and `minnow versions APP` list what there is".into())
                 }
@@ -272,6 +287,32 @@ mod tests {
         let expected = ["two mistakes", "- a", "- b", "http://127.0.0.1:7701 answered 422 invalid, request 00ff"];
         assert_eq!(error.why(), expected);
         assert_eq!(error.help(), None, "the detail says what to do");
+    }
+
+    #[test]
+    fn a_refused_token_is_told_with_the_remedy_of_who_sent_it() {
+        let help = |code: Code, remedy: Option<&str>| {
+            let problem = ApiProblem {
+                code: code.as_str().into(),
+                detail: Some("x".into()),
+                remedy: remedy.map(Into::into),
+                ..ApiProblem::default()
+            };
+            ApiError::refused("http://h".parse().unwrap(), problem).help()
+        };
+        assert_eq!(help(Code::Unauthorized, Some("unset it")).as_deref(), Some("unset it"));
+        assert!(help(Code::Unauthorized, None).unwrap().contains("minnow login http://h"));
+        assert_eq!(help(Code::NotFound, Some("unset it")), None, "it is about tokens");
+    }
+
+    #[test]
+    fn another_detail_replaces_only_that_of_what_is_missing() {
+        for (code, expected) in [(Code::NotFound, "no such version"), (Code::Conflict, "it is live")] {
+            let problem =
+                ApiProblem { code: code.as_str().into(), detail: Some("it is live".into()), ..ApiProblem::default() };
+            let error = ApiError::refused("http://h".parse().unwrap(), problem).where_missing("no such version");
+            assert_eq!(error.why().first().map(String::as_str), Some(expected));
+        }
     }
 
     #[test]

@@ -13,10 +13,12 @@ use super::{
 use crate::{
     client::Client,
     pack::Bundle,
+    progress::Progress,
     project::Project,
     recipe::{self, Only},
     report::{self, Failure},
-    upload::{self, Progress},
+    shell::Group,
+    upload,
 };
 
 /// The app and what of it is live.
@@ -63,7 +65,7 @@ impl Session {
             self.stale.extend(self.project.manifest().functions.keys().cloned());
         }
         // Names of functions that the manifest has no more do no harm: there is no command for them.
-        recipe::run(&self.project, &Only::These(self.stale.clone())).await?;
+        recipe::run(&self.project, &Only::These(self.stale.clone()), Group::Own).await?;
         self.stale.clear();
         let fingerprint = self.pack(&Version::new(0, 0, 0)).await?.fingerprint();
         if self.live == Some(fingerprint) {
@@ -122,7 +124,7 @@ impl Session {
     /// Packs without holding up the node, which shares this runtime.
     async fn pack(&self, version: &Version) -> anyhow::Result<Bundle> {
         let (project, version) = (self.project.clone(), version.clone());
-        tokio::task::spawn_blocking(move || project.pack(&version)).await?
+        tokio::task::spawn_blocking(move || project.pack(&version, Progress::Hidden)).await?
     }
 }
 

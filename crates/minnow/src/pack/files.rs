@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::FileType,
+    os::unix::fs::FileTypeExt as _,
     path::{Component, Path},
 };
 
@@ -12,7 +14,7 @@ use minnow_model::{
 };
 use walkdir::{DirEntry, WalkDir};
 
-use super::{FILE_TYPE, Packer, blob};
+use super::{FILE_TYPE, Packer};
 
 /// Packs every file of the static folders; gives them by the path under which they are served.
 ///
@@ -47,7 +49,12 @@ pub(super) fn collect(
         for entry in walk {
             let entry = match entry {
                 Ok(entry) if entry.file_type().is_file() => entry,
-                Ok(_) => continue,
+                Ok(entry) if entry.file_type().is_dir() => continue,
+                Ok(entry) => {
+                    let what = format!("`{}` is {} and no file", entry.path().display(), kind(entry.file_type()));
+                    refuse(what, "remove it, or keep it in another folder");
+                    continue;
+                }
                 Err(error) => {
                     refuse(
                         format!("cannot read `{folder}`: {error}"),
@@ -69,7 +76,7 @@ pub(super) fn collect(
                 refuse(format!("`{}` cannot be served as `{url}`: {error}", path.display()), error.remedy());
                 continue;
             }
-            match blob(path) {
+            match packer.read(path) {
                 Ok(blob) => {
                     let size = blob.size;
                     let digest = packer.add(FILE_TYPE, url.trim_start_matches('/'), blob);
@@ -84,6 +91,17 @@ pub(super) fn collect(
         }
     }
     files
+}
+
+/// What something is that can be neither read nor looked into.
+fn kind(found: FileType) -> &'static str {
+    if found.is_fifo() {
+        "a named pipe"
+    } else if found.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
 }
 
 fn is_public(entry: &DirEntry) -> bool {

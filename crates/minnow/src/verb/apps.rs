@@ -37,5 +37,5 @@ pub async fn run(args: AppsArgs) -> anyhow::Result<()> {
         };
         table.add_row([app.app.to_string(), live, since, app.versions.to_string(), app.url]);
     }
-    output::print_table(&table)
+    output::print_table(table)
 }

@@ -7,8 +7,10 @@ use minnow_model::Version;
 
 use crate::{
     output::{self, BOLD},
+    progress::Progress,
     project::Project,
     recipe::{self, Only},
+    shell::Group,
 };
 
 /// Run an app's build commands and check its files
@@ -31,9 +33,9 @@ pub struct BuildArgs {
 
 pub async fn run(args: BuildArgs) -> anyhow::Result<()> {
     let project = Project::load(&args.dir)?;
-    recipe::run(&project, &Only::All).await?;
+    recipe::run(&project, &Only::All, Group::Ours).await?;
     let version = project.manifest().version.clone().unwrap_or(Version::new(0, 0, 0));
-    let bundle = project.pack(&version)?;
+    let bundle = project.pack(&version, Progress::Shown)?;
     for (name, function) in &bundle.config.functions {
         let size = bundle.blobs.iter().find(|blob| blob.digest == function.wasm).map_or(0, |blob| blob.size);
         let file = project.manifest().functions.get(name).map_or("", |function| function.wasm.as_str());

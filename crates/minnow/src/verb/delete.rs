@@ -58,8 +58,14 @@ pub async fn run(args: DeleteArgs) -> anyhow::Result<()> {
         return Err(Failure::new("nothing was deleted").into());
     }
     match &args.version {
-        Some(version) => client.delete_version(&app, version).await?,
-        None => client.delete_app(&app).await?,
+        Some(version) => client.delete_version(&app, version).await.map_err(|error| {
+            error.where_missing(format!(
+                "there is no {app}@{version}; `minnow versions {app}` lists those that there are"
+            ))
+        })?,
+        None => client.delete_app(&app).await.map_err(|error| {
+            error.where_missing(format!("there is no app `{app}`; `minnow apps` lists those that there are"))
+        })?,
     }
     if args.json.json {
         let version = args.version.map(|version| version.to_string());

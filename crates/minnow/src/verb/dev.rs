@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use minnow_model::LogLine;
 use minnow_node::{Config, Node, StartError};
+use minnow_store::DataDirError;
 use reqwest::Url;
 use tokio::sync::mpsc;
 
@@ -25,6 +26,7 @@ use crate::{
     project::Project,
     recipe::{self, Only},
     report::{self, Failure, Style},
+    shell::Group,
     signals::Signals,
 };
 
@@ -69,12 +71,12 @@ pub fn run(args: DevArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: DevArgs) -> anyhow::Result<()> {
-    let mut signals = Signals::new().context("cannot handle signals")?;
+    let mut signals = Signals::new().and_then(Signals::and_hangup).context("cannot handle signals")?;
     let project = Project::load(&args.dir)?;
     // Before the first build, which may take minutes: what is saved meanwhile is acted on after it.
     let watch = Watch::start(&project.dir, &Interest::of(&project)?)?;
     tokio::select! {
-        built = recipe::run(&project, &Only::All) => built?,
+        built = recipe::run(&project, &Only::All, Group::Own) => built?,
         _ = signals.next() => return Ok(()),
     }
     let http = listen(args.http, DEFAULT_HTTP, "http")?;
@@ -84,19 +86,24 @@ async fn serve(args: DevArgs) -> anyhow::Result<()> {
     let mut config = Config::new(data_dir.clone(), http, admin);
     config.default_app = Some(project.manifest().name.clone());
     config.log_echo = Some(echo);
-    let node = Node::start(config).await.map_err(|error| {
-        let failure = Failure::new("cannot start the node");
-        let failure = match error {
-            StartError::DataDir(_) => {
-                failure.help("one `minnow dev` at a time runs an app: stop the other one if there is one")
-            }
-            _ => failure,
-        };
-        anyhow::Error::from(error).context(failure)
-    })?;
+    let node = Node::start(config).await.map_err(cannot_start)?;
     let followed = follow(&node, project, watch, &args, &data_dir, lines, &mut signals).await;
     node.shutdown(DRAIN).await;
     followed
+}
+
+/// Why the node of `dev` does not start. It has no `--data-dir`, so a folder that is in use is told in its own words.
+fn cannot_start(error: StartError) -> anyhow::Error {
+    let StartError::DataDir(DataDirError::InUse { pid, .. }) = &error else {
+        return anyhow::Error::from(error).context("cannot start the node");
+    };
+    let (which, kill) = match pid {
+        Some(pid) => (format!(" (pid {pid})"), format!(", or `kill {pid}`")),
+        None => Default::default(),
+    };
+    Failure::new(format!("another `minnow dev`{which} runs this app"))
+        .help(format!("stop that one first: Ctrl-C in its terminal{kill}"))
+        .into()
 }
 
 /// Serves until a signal comes.

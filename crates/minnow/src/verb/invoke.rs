@@ -20,7 +20,9 @@ use crate::{
     long_about = "Send one request to a function, without the gateway.
 
 The node runs the function's live version with its limits, whatever its routes are, and says what the run cost. Prints the \
-status, the headers, the body, and the time, CPU time and peak memory. With --json the body is Base64.",
+status, the headers, the body, and the time, CPU time and peak memory. With --json the body is Base64.
+
+Exits with 0 when an answer came, whatever its status: a function that fails is answered with a 5xx. With 1 there was none.",
     after_help = "Examples:
   minnow invoke hello/api
   minnow invoke hello/api --path '/api/users?page=2' -H 'accept: application/json'
@@ -35,13 +37,13 @@ pub struct InvokeArgs {
     /// The method. Default: GET, with -d POST
     #[arg(long, short = 'X', value_name = "METHOD")]
     method: Option<String>,
-    /// Path and query
+    /// Path and query; starts with /
     #[arg(long, value_name = "PATH", default_value = "/")]
     path: String,
     /// A header; may be given several times
     #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     header: Vec<Header>,
-    /// The body: text, @FILE for a file's content, or - for stdin
+    /// The body: text, @FILE for a file's content, or - for stdin. Its content-length is sent along
     #[arg(long, short, value_name = "DATA", allow_hyphen_values = true)]
     data: Option<String>,
     #[command(flatten)]
@@ -85,21 +87,33 @@ impl FromStr for Header {
 }
 
 pub async fn run(args: InvokeArgs) -> anyhow::Result<()> {
+    check_path(&args.path)?;
     let body = args.data.as_deref().map(body).transpose()?;
     let method = match (args.method, &body) {
         (Some(method), _) => method.to_ascii_uppercase(),
         (None, Some(_)) => "POST".into(),
         (None, None) => "GET".into(),
     };
-    let path = if args.path.starts_with('/') { args.path } else { format!("/{}", args.path) };
     let request = InvokeRequest {
         method,
-        path,
+        path: args.path,
         headers: args.header.into_iter().map(|Header(name, value)| (name, value)).collect(),
         body: body.map(|body| BASE64.encode(body)).unwrap_or_default(),
     };
     let response = args.server.client()?.invoke(&args.target.app, &args.target.function, &request).await?;
     if args.json.json { output::json(&response) } else { show(&response) }
+}
+
+/// Refuses what is no path. Which characters a path has is for the node to say.
+fn check_path(path: &str) -> Result<(), Failure> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    // Enough to know it by.
+    let shown: String = path.chars().take(100).collect();
+    let more = if shown.len() < path.len() { "…" } else { "" };
+    Err(Failure::usage(format!("the path `{shown}{more}` does not start with `/`"))
+        .help("write the path and query alone: --path '/users?page=2'"))
 }
 
 /// The bytes that `-d` stands for.
@@ -167,6 +181,19 @@ fn show(response: &InvokeResponse) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_starts_with_a_slash() {
+        for path in ["/", "/a?b=c", "//a"] {
+            assert!(check_path(path).is_ok(), "{path}");
+        }
+        for path in ["", "foo", "http://x/y", "?a=b"] {
+            let error = check_path(path).unwrap_err().to_string();
+            assert_eq!(error, format!("the path `{path}` does not start with `/`"));
+        }
+        let long = check_path(&"x".repeat(10_000)).unwrap_err().to_string();
+        assert!(long.len() < 200, "{long}");
+    }
 
     #[test]
     fn a_body_is_text_a_file_or_stdin() {

@@ -93,7 +93,7 @@ async fn status(args: &LoginArgs) -> anyhow::Result<()> {
     let connection = credentials::resolve(args.server.as_deref())?;
     let (server, token_from, server_from) =
         (credentials::key(&connection.server), connection.token_source, connection.server_source);
-    let node = Client::new(connection.server, connection.token)?.node().await?;
+    let node = connection.client()?.node().await?;
     if args.json.json {
         return output::json(&LoginStatus { server, server_from, token_from, node });
     }
@@ -121,7 +121,7 @@ fn list(args: &LoginArgs) -> anyhow::Result<()> {
         for server in stored.servers.keys() {
             table.add_row([server.as_str(), if is_default(server) { "yes" } else { "" }]);
         }
-        output::print_table(&table)?;
+        output::print_table(table)?;
     }
     if let Some(server) = credentials::variable("MINNOW_SERVER") {
         output::line(format_args!("{DIM}MINNOW_SERVER is set, so verbs go to {server}{DIM:#}"))?;
@@ -164,7 +164,8 @@ async fn login(args: &LoginArgs) -> anyhow::Result<()> {
         ));
     }
     let token = read_token(args.token_file.as_deref(), &server)?;
-    let node = Client::new(server.clone(), Some(token.clone()))?.node().await?;
+    let client = Client::new(server.clone(), Some(token.clone()))?.with_remedy(remedy(args.token_file.as_deref()));
+    let node = client.node().await?;
     let key = credentials::key(&server);
     // Again: while the token was asked for, another command may have stored one.
     let mut stored = Credentials::load(&path)?;
@@ -202,6 +203,15 @@ fn show(node: &NodeInfo) -> anyhow::Result<()> {
         "node    minnow {}, apps at APP.{} on {}{default_app}",
         node.version, node.domain, node.http
     ))
+}
+
+/// What to do when the node refuses the token that was given.
+fn remedy(file: Option<&Path>) -> String {
+    let given = file.map_or_else(|| "that was given".into(), |file| format!("in {}", file.display()));
+    format!(
+        "the token {given} is not one of the node's; an admin token is in the node's DATA_DIR/admin.token (of `minnow dev`: \
+         DIR/.minnow/admin.token)"
+    )
 }
 
 /// The token from a file, a pipe or the terminal.

@@ -3,14 +3,19 @@
 use anstyle::Style;
 use clap::Args;
 use minnow_control::api_types::LogQuery;
-use minnow_model::{FunctionName, Level, LogLine};
+use minnow_model::{AppName, FunctionName, Level, LogLine};
+use reqwest::StatusCode;
 
 use crate::{
     cli::{AppArgs, JsonArg, ServerArgs},
+    client::Client,
     output::{self, BOLD, DIM, RED, YELLOW},
     report::Failure,
     since::Since,
 };
+
+/// The most lines that a node gives at once; it refuses more.
+const MAX_LINES: i64 = 10_000;
 
 /// Show an app's log
 #[derive(Debug, Args)]
@@ -37,9 +42,9 @@ pub struct LogsArgs {
     /// Only this function's lines
     #[arg(long, value_name = "NAME")]
     function: Option<FunctionName>,
-    /// At most this many of the newest lines [default: 1000]
-    #[arg(long, value_name = "LINES")]
-    limit: Option<usize>,
+    /// At most this many of the newest lines, up to 10000 [default: 1000]
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u16).range(..=MAX_LINES))]
+    limit: Option<u16>,
     #[command(flatten)]
     pub json: JsonArg,
     #[command(flatten)]
@@ -50,23 +55,35 @@ pub async fn run(args: LogsArgs) -> anyhow::Result<()> {
     let app = args.app.name()?;
     let query = LogQuery {
         since_ms: args.since.map(|since| since.as_ms(output::now_ms())),
-        limit: args.limit,
+        limit: args.limit.map(usize::from),
         follow: args.follow,
         function: args.function.map(|function| function.to_string()),
     };
-    let mut lines = args.server.client()?.logs(&app, &query).await?;
+    let client = args.server.client()?;
+    let mut lines = client.logs(&app, &query).await?;
     let mut is_empty = true;
     while let Some(line) = lines.next().await? {
         is_empty = false;
         if args.json.json { output::json_line(&line)? } else { output::line(human(&line, Time::Date))? }
     }
     if args.follow {
-        return Err(Failure::new("the node ended the log").help("it may be shutting down; try again").into());
+        return Err(ended(&client, &app).await.into());
     }
     if is_empty && !args.json.json && output::is_terminal() {
         output::line(format_args!("{DIM}no such lines{DIM:#}"))?;
     }
     Ok(())
+}
+
+/// Why a log that was followed has ended: with its app, or with the node.
+async fn ended(client: &Client, app: &AppName) -> Failure {
+    match client.app(app).await {
+        Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
+            Failure::new(format!("the app {app} was deleted, and its log with it"))
+        }
+        Ok(_) | Err(_) => Failure::new("the node ended the log")
+            .help("it may be shutting down, or the app was deleted and published anew; try again"),
+    }
 }
 
 /// How a line's time is shown.

@@ -9,10 +9,12 @@ use crate::{
     cli::{JsonArg, ServerArgs},
     credentials,
     output::{self, BOLD, DIM, GREEN},
+    progress::Progress,
     project::Project,
     recipe::{self, Only},
     report::Failure,
-    upload::{self, Progress},
+    shell::Group,
+    upload,
 };
 
 /// Build an app and publish it as an immutable version
@@ -50,9 +52,9 @@ pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
     let client = args.server.client()?;
     // A wrong token or address should not cost a build first.
     client.node().await?;
-    recipe::run(&project, &Only::All).await?;
-    let bundle = project.pack(&version)?;
+    recipe::run(&project, &Only::All, Group::Ours).await?;
     let progress = if args.json.json { Progress::Hidden } else { Progress::Shown };
+    let bundle = project.pack(&version, progress)?;
     let outcome = upload::publish(&client, &bundle, progress).await?;
     if args.json.json {
         return output::json(&outcome.published);

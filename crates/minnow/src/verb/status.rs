@@ -71,7 +71,7 @@ fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
             let when = format!("{} ago", output::age(past.time_ms, now_ms));
             table.add_row([past.revision.to_string(), when, cause.into(), shares(past)]);
         }
-        output::print_table(&table)?;
+        output::print_table(table)?;
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ fn traffic(traffic: &[VersionTraffic], now_ms: u64) -> anyhow::Result<()> {
             output::age(version.since_ms, now_ms),
         ]);
     }
-    output::print_table(&table)
+    output::print_table(table)
 }
 
 /// `0`, or `12 (9.2 %)`.
@@ -118,7 +118,7 @@ fn functions(functions: &[FunctionStatus]) -> anyhow::Result<()> {
             routes.join(", "),
         ]);
     }
-    output::print_table(&table)
+    output::print_table(table)
 }
 
 #[cfg(test)]

@@ -45,5 +45,5 @@ pub async fn run(args: VersionsArgs) -> anyhow::Result<()> {
             info.digest.hex().chars().take(12).collect(),
         ]);
     }
-    output::print_table(&table)
+    output::print_table(table)
 }
