@@ -102,7 +102,7 @@ When a request fails, the gateway and the control API answer with a problem docu
 A document never holds inner detail of a function or of the node. That is in the logs: `minnow logs APP` shows the
 app's. A 503 of the gateway has a `retry-after` header.
 
-Bytes that are not HTTP get a bare 400 without a document, and a request head beyond 64 KiB a bare 431: no request has
+Bytes that are not HTTP get a bare 400 without a document, and a request head beyond 64 KiB or 100 fields a bare 431: no request has
 been read that an id could belong to.
 
 | code | status | title | meaning |

@@ -102,7 +102,8 @@ impl Control {
         self.compile_all(functions.map(|(name, function)| (function.wasm, name.clone())).collect()).await
     }
 
-    /// Compiles each piece of code that is not compiled yet; reports every function whose code does not compile.
+    /// Compiles each piece of code that is not compiled yet; reports every piece that does not compile, by one of the
+    /// functions that use it.
     pub(crate) async fn compile_all(&self, code: BTreeMap<Digest, FunctionName>) -> Result<(), ControlError> {
         let compiles = code.into_iter().map(|(digest, name)| async move {
             let result = self.compile(digest).await;

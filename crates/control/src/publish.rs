@@ -174,7 +174,7 @@ fn check(
     }
     require_blobs(blobs, &bundle, &needed)?;
     let text = read_blob(blobs, &bundle.config.0, MAX_CONFIG_BYTES)?;
-    let found: BundleConfig = serde_json::from_slice(&text)
+    let mut found: BundleConfig = serde_json::from_slice(&text)
         .map_err(|error| ControlError::invalid(format!("the bundle's config cannot be read: {error}")))?;
     check_config(&found, &config.caps, &bundle, app, version)?;
     for (name, function) in &found.functions {
@@ -185,6 +185,10 @@ fn check(
                 "function `{name}`: its code has {size}; this node takes at most {most} (bundles.max_wasm)"
             )));
         }
+    }
+    // In the registry's copy, so that the version keeps them whatever the caps become. The blob stays what was published.
+    for function in found.functions.values_mut() {
+        function.limits = config.caps.applied_to(&function.limits);
     }
     let digest = blobs.put_bytes(manifest)?.digest;
     Ok(Checked { config: found, digest, blobs: needed.into_keys().chain([digest]).collect(), size })

@@ -1,8 +1,9 @@
 //! The reconciler: brings the data directory to what the registry says. It takes no input, does nothing twice, and may be
 //! killed at any line.
 //!
-//! It compiles live code that has no compiled form for this engine (after an upgrade), and it removes blobs and compiled
-//! code that no published version needs (after a delete, or an upload that nothing came of), and the logs of apps that are gone.
+//! It compiles live code that has no compiled form for this engine (after an upgrade, or where that was damaged), and it
+//! removes blobs and compiled code that no published version needs (after a delete, or an upload that nothing came of), and
+//! the logs of apps that are gone.
 
 use std::{
     fs, io,
@@ -44,7 +45,7 @@ pub struct Pass {
 }
 
 impl Control {
-    /// Runs the reconciler now, after each nudge and every ten minutes, until it is dropped.
+    /// Runs the reconciler now, after each nudge or loss of compiled code, and every ten minutes, until it is dropped.
     pub async fn run(self: Arc<Self>) {
         loop {
             let next = match self.reconcile().await {
@@ -65,6 +66,7 @@ impl Control {
             };
             tokio::select! {
                 () = self.nudged.notified() => tokio::time::sleep(SETTLE).await,
+                () = self.runtime.code_discarded() => {}
                 () = tokio::time::sleep(next) => {}
             }
         }

@@ -288,7 +288,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.connection.head_since_ms.load(Relaxed) == 0 {
+        // The rest of a body that nobody wanted to read is no head.
+        let is_head = buffer.filled().len() > before && !self.connection.request_unread.load(Relaxed);
+        if is_head && self.connection.head_since_ms.load(Relaxed) == 0 {
             self.connection.head_since_ms.store(self.connection.worker.now_ms(), Relaxed);
         }
         polled

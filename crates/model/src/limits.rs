@@ -70,7 +70,7 @@ impl Limits {
     };
 }
 
-/// The most that a node lets any function ask for. A publish that asks for more is refused.
+/// The most that a node lets any function have. A publish that asks for more is refused; a default that is more is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LimitCaps(pub Limits);
@@ -89,9 +89,27 @@ impl Default for LimitCaps {
 }
 
 impl LimitCaps {
-    /// The limits in `asked` that exceed the caps, each as `(key, asked, cap)` ready to print; empty when all fit.
+    /// The limits in `asked` that exceed the caps, each as `(key, asked, cap)` ready to print; empty when all fit. A
+    /// default fits always: see [`applied_to`](Self::applied_to).
     pub fn exceeded_by(&self, asked: &Limits) -> Vec<(&'static str, String, String)> {
-        beyond(asked, &self.0, |asked, cap| asked > cap)
+        beyond(&self.applied_to(asked), &self.0, |asked, cap| asked > cap)
+    }
+
+    /// What a function gets that asks for `asked`: the defaults among them, lowered to the caps. A bundle does not say which
+    /// limits its manifest sets, and most set none: a node with low caps must not refuse them all.
+    pub fn applied_to(&self, asked: &Limits) -> Limits {
+        fn lowered<T: Ord>(asked: T, default: T, cap: T) -> T {
+            if asked == default { asked.min(cap) } else { asked }
+        }
+        let (default, caps) = (Limits::default(), &self.0);
+        Limits {
+            memory_bytes: lowered(asked.memory_bytes, default.memory_bytes, caps.memory_bytes),
+            cpu: lowered(asked.cpu, default.cpu, caps.cpu),
+            timeout: lowered(asked.timeout, default.timeout, caps.timeout),
+            concurrency: lowered(asked.concurrency, default.concurrency, caps.concurrency),
+            queue: lowered(asked.queue, default.queue, caps.queue),
+            request_body_bytes: lowered(asked.request_body_bytes, default.request_body_bytes, caps.request_body_bytes),
+        }
     }
 }
 
@@ -136,6 +154,22 @@ mod tests {
         let asked = Limits { memory_bytes: 2 << 30, timeout: Duration::from_secs(3600), queue: 5000, ..caps.0 };
         let expected = [("memory", "2.0 GiB", "1.0 GiB"), ("timeout", "1h", "15m"), ("queue", "5000", "4096")];
         assert_eq!(caps.exceeded_by(&asked), expected.map(|(key, asked, cap)| (key, asked.to_owned(), cap.to_owned())));
+    }
+
+    #[test]
+    fn a_default_beyond_the_cap_is_lowered_and_what_is_asked_for_is_refused() {
+        let caps =
+            LimitCaps(Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(10), queue: 0, ..Limits::MOST });
+        assert_eq!(caps.exceeded_by(&Limits::default()), []);
+        let Limits { memory_bytes, timeout, queue, .. } = caps.0;
+        assert_eq!(caps.applied_to(&Limits::default()), Limits { memory_bytes, timeout, queue, ..Limits::default() });
+
+        let asked = Limits { timeout: Duration::from_secs(11), queue: 1, ..Limits::default() };
+        let expected = [("timeout", "11s", "10s"), ("queue", "1", "0")];
+        assert_eq!(caps.exceeded_by(&asked), expected.map(|(key, asked, cap)| (key, asked.to_owned(), cap.to_owned())));
+        let less = Limits { memory_bytes: 1 << 20, cpu: Duration::from_secs(2), concurrency: 1, ..Limits::default() };
+        assert_eq!(caps.applied_to(&less), Limits { timeout, queue, ..less });
+        assert_eq!(LimitCaps::default().applied_to(&Limits::default()), Limits::default());
     }
 
     #[test]

@@ -27,6 +27,11 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 /// room. 1,500 leave the rest to mapped code, threads and what else asks for some.
 const MAX_SANDBOXES: u64 = 1_500;
 
+/// Threads of the gateway for each core, at most; some more on small machines. Beyond the cores they only take turns, and
+/// each has a listener and an event queue of its own: many thousands would take all the files that a process may have open.
+const WORKERS_PER_CORE: u64 = 4;
+const LEAST_MAX_WORKERS: u64 = 64;
+
 /// Everything that can be set about a node, checked.
 #[derive(Debug)]
 pub struct Config {
@@ -98,7 +103,7 @@ pub enum ConfigError {
     SameAddress { http: SocketAddr, admin: SocketAddr },
     #[error("{}: `{key}` must be at least {}{}", path.display(), in_units(key, *least), consequence(key))]
     TooSmall { path: PathBuf, key: &'static str, least: u64 },
-    #[error("{}: `{key}` must be at most {most}: {reason}", path.display())]
+    #[error("{}: `{key}` must be at most {}: {reason}", path.display(), in_units(key, *most))]
     TooLarge { path: PathBuf, key: &'static str, most: u64, reason: &'static str },
 }
 
@@ -270,10 +275,16 @@ impl File {
         at_least("logs.segment", self.logs.segment.map(|size| size.as_u64()), 64 << 10)?;
         at_least("logs.max_size", self.logs.max_size.map(|size| size.as_u64()), 1 << 20)?;
         at_least("logs.segments_per_app", self.logs.segments_per_app.map(|count| count as u64), 1)?;
-        if self.sandboxes.max.is_some_and(|max| u64::from(max) > MAX_SANDBOXES) {
-            let reason = "each sandbox reserves about 48 GiB of the addresses that a process has";
-            return Err(ConfigError::TooLarge { path: path.into(), key: "sandboxes.max", most: MAX_SANDBOXES, reason });
-        }
+        let at_most = |key: &'static str, value: Option<u64>, most: u64, reason: &'static str| match value {
+            Some(value) if value > most => Err(ConfigError::TooLarge { path: path.into(), key, most, reason }),
+            _ => Ok(()),
+        };
+        let reason = "each sandbox reserves about 48 GiB of the addresses that a process has";
+        at_most("sandboxes.max", self.sandboxes.max.map(u64::from), MAX_SANDBOXES, reason)?;
+        let reason = "WebAssembly has addresses of 32 bits";
+        at_most("limits.memory", self.limits.memory.map(|size| size.as_u64()), Limits::MOST.memory_bytes, reason)?;
+        let reason = "threads beyond the machine's cores only take turns";
+        at_most("gateway.workers", self.gateway.workers.map(|count| count.get() as u64), max_workers(), reason)?;
         config.domain = self.domain;
         config.default_app = self.default_app;
         set(&mut config.drain, self.drain);
@@ -303,6 +314,11 @@ impl File {
     }
 }
 
+fn max_workers() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    cores.saturating_mul(WORKERS_PER_CORE).max(LEAST_MAX_WORKERS)
+}
+
 fn in_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -319,14 +335,16 @@ fn consequence(key: &str) -> &'static str {
 }
 
 /// A bound as it is written in the file.
-fn in_units(key: &str, least: u64) -> String {
+fn in_units(key: &str, bound: u64) -> String {
     match key {
-        "limits.cpu" | "limits.timeout" => format!("{least}ms"),
+        "limits.cpu" | "limits.timeout" => format!("{bound}ms"),
         // The kernel counts it in seconds (setrlimit(2)).
-        "compile.cpu" => format!("{}s", least / 1000),
-        _ if least >= 1 << 20 && least.is_multiple_of(1 << 20) => format!("{}MiB", least >> 20),
-        _ if least >= 1 << 10 && least.is_multiple_of(1 << 10) => format!("{}KiB", least >> 10),
-        _ => least.to_string(),
+        "compile.cpu" => format!("{}s", bound / 1000),
+        "gateway.workers" | "sandboxes.max" => bound.to_string(),
+        _ if bound >= 1 << 30 && bound.is_multiple_of(1 << 30) => format!("{}GiB", bound >> 30),
+        _ if bound >= 1 << 20 && bound.is_multiple_of(1 << 20) => format!("{}MiB", bound >> 20),
+        _ if bound >= 1 << 10 && bound.is_multiple_of(1 << 10) => format!("{}KiB", bound >> 10),
+        _ => bound.to_string(),
     }
 }
 
@@ -389,6 +407,9 @@ mod tests {
             ("[bundles]\nmax_size = \"1KiB\"", "`bundles.max_size` must be at least 64KiB"),
             ("[bundles]\nmax_wasm = \"1KiB\"", "`bundles.max_wasm` must be at least 64KiB"),
             ("[sandboxes]\nmax = 1501", "`sandboxes.max` must be at most 1500"),
+            ("[limits]\nmemory = \"5GiB\"", "`limits.memory` must be at most 4GiB"),
+            ("[limits]\nmemory = \"4294967297B\"", "`limits.memory` must be at most 4GiB"),
+            ("[gateway]\nworkers = 100000", "`gateway.workers` must be at most "),
             ("http = \"127.0.0.1:7701\"", "a port each"),
             ("[egress]\nprivate_networks = [\"10.0.0.0/99\"]", "line 2"),
         ] {
@@ -397,6 +418,16 @@ mod tests {
         }
         let none = Config::load(None, Overrides::default()).unwrap_err();
         assert!(matches!(none, ConfigError::NoDataDir));
+    }
+
+    #[test]
+    fn the_most_that_is_allowed_is_accepted() {
+        let most = max_workers();
+        let config = load(&format!("[limits]\nmemory = \"4GiB\"\n[gateway]\nworkers = {most}")).unwrap();
+        assert_eq!(config.caps.0.memory_bytes, 4 << 30);
+        assert_eq!(config.workers.map(|workers| workers.get() as u64), Some(most));
+        let error = load(&format!("[gateway]\nworkers = {}", most + 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("at most {most}")), "{error}");
     }
 
     #[test]

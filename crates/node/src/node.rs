@@ -98,6 +98,7 @@ impl Node {
                 caps: config.caps,
                 compile: config.compile,
                 private_networks: config.private_networks.clone(),
+                outbound_connections: outbound_within(files),
                 executable,
             },
             logs.clone(),
@@ -214,9 +215,13 @@ fn control_config(config: &Config, http: SocketAddr) -> ControlConfig {
     control
 }
 
+/// Connections of functions to other hosts at once: as many as there are sandboxes by default, of which most have none and
+/// some have several.
+const MAX_OUTBOUND: u64 = 1024;
+
 /// File descriptors that connections leave to the rest: 256 for the control API, as many for the store, the logs and the
-/// compiler, and 512 for requests that functions send.
-const OTHER_FILES: u64 = 1024;
+/// compiler, and those of connections to other hosts.
+const OTHER_FILES: u64 = 512 + MAX_OUTBOUND;
 
 /// How many connections there may be at once where `max_connections` are too many for so many open files: each is one,
 /// and a quarter of them may send a file.
@@ -224,6 +229,11 @@ fn connections_within(files: u64, max_connections: usize) -> Option<usize> {
     // With very few files, half of them: too few for either, but it starts.
     let fitting = (files.saturating_sub(OTHER_FILES) / 5 * 4).max(files / 2 / 5 * 4).max(1);
     usize::try_from(fitting).ok().filter(|fitting| *fitting < max_connections)
+}
+
+/// How many connections functions may have to other hosts where there are so many open files: with few, a quarter of them.
+fn outbound_within(files: u64) -> usize {
+    usize::try_from((files / 4).clamp(1, MAX_OUTBOUND)).unwrap_or(1)
 }
 
 /// Takes as many file descriptors as the system lets this process have: each connection is one, and the usual soft limit
@@ -249,16 +259,20 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_to_the_rest() {
-        for (files, max_connections, expected) in [
-            (u64::MAX, 20_000, None),
-            (1 << 20, 20_000, None),
-            (26_024, 20_000, None),
-            (4096, 20_000, Some(2456)),
-            (4096, 100, None),
-            (1024, 20_000, Some(408)),
-            (0, 20_000, Some(1)),
+        for (files, max_connections, expected, outbound) in [
+            (u64::MAX, 20_000, None, 1024),
+            (1 << 20, 20_000, None, 1024),
+            (26_536, 20_000, None, 1024),
+            (4096, 20_000, Some(2048), 1024),
+            (4096, 100, None, 1024),
+            (2048, 20_000, Some(816), 512),
+            (1024, 20_000, Some(408), 256),
+            (0, 20_000, Some(1), 1),
         ] {
-            assert_eq!(connections_within(files, max_connections), expected, "{files} {max_connections}");
+            let found = (connections_within(files, max_connections), outbound_within(files));
+            assert_eq!(found, (expected, outbound), "{files} {max_connections}");
+            let clients = found.0.unwrap_or(max_connections) as u64;
+            assert!(clients + clients / 4 + outbound as u64 <= files || files == 0, "{files} {max_connections}");
         }
     }
 }

@@ -2,13 +2,20 @@
 //!
 //! A request passes two gates: the function's `egress` rules by name, and after DNS resolution the address, which has to be
 //! public unless the node's configuration names its network. The address that was checked is the one that is connected to.
+//!
+//! `connect` bounds the connections.
+
+mod connect;
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -39,19 +46,26 @@ use tokio::{
 };
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use crate::{StartError, wasm::Owner};
+use self::connect::{Connector, NoPlace, Places};
+use crate::{Function, StartError, wasm::Owner};
 
-/// Requests that one sandbox may have under way at once. Lambda has no such limit, Workers has 6; browsers open 6 a host.
-const MAX_OUTBOUND: u32 = 64;
+/// Requests that one sandbox may have under way at once, with those whose responses it has not read. Lambda has no such
+/// limit, Workers has 6; browsers open 6 a host.
+pub(crate) const MAX_OUTBOUND: u32 = 64;
 
-/// Idle connections that are kept for one host.
-const MAX_IDLE_PER_HOST: usize = 32;
+/// Idle connections that are kept for one host: a function that always has as many requests under way connects once. What
+/// a burst leaves beyond it is closed. Those to all hosts together are bounded in `connect`.
+const MAX_IDLE_PER_HOST: usize = 16;
 
 /// How long an idle connection is kept: below the 60 s after which common load balancers close it.
 const IDLE: Duration = Duration::from_secs(50);
 
-/// How long connecting may take when the guest sets no time: two retransmissions of a SYN.
+/// How long connecting may take, from the wait for a place to the end of the TLS handshake: two retransmissions of a SYN.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a look-up may take of that, so that the guest hears that it was the name. The system's resolver asks the next
+/// name server after 5 s.
+const LOOK_UP: Duration = Duration::from_secs(8);
 
 /// Look-ups of names under way at once, for one app and for the node. Each holds a thread until the system's resolver
 /// gives up, which takes some 10 s for each name server; an app whose names nobody answers leaves the others their share.
@@ -59,19 +73,20 @@ const MAX_LOOKUPS_PER_APP: usize = 8;
 const MAX_LOOKUPS: usize = 64;
 
 tokio::task_local! {
-    /// The look-ups of the app whose request is being sent.
-    static LOOKUPS_OF_APP: Arc<Semaphore>;
+    /// The share of the app whose request is being sent; not set once the request has another connection or is gone.
+    static SHARE: Arc<Share>;
 }
 
 /// Sends requests of functions to other hosts.
 pub(crate) struct Egress {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>,
+    client: Client<Connector<HttpsConnector<HttpConnector<Resolver>>>, WasiBody>,
     allowed: Allowed,
-    lookups: AppLookups,
+    shares: Shares,
 }
 
 impl Egress {
-    pub(crate) fn new(private_networks: Vec<IpNet>) -> Result<Self, StartError> {
+    /// With at most `connections` open at once. One app may have half of them, as one function may have half of the sandboxes.
+    pub(crate) fn new(private_networks: Vec<IpNet>, connections: usize) -> Result<Self, StartError> {
         let allowed = Allowed(private_networks.into());
         let mut connector = HttpConnector::new_with_resolver(Resolver {
             allowed: allowed.clone(),
@@ -93,29 +108,24 @@ impl Egress {
             .timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            .build(connector);
-        Ok(Self { client, allowed, lookups: AppLookups::default() })
+            .build(Connector::new(connector, Places::new(connections)));
+        let shares = Shares { connections: connections.div_ceil(2), apps: Mutex::default() };
+        Ok(Self { client, allowed, shares })
     }
 
-    /// Sends a request of the owner's function and waits for the head of the response.
+    /// Sends a request of `function` and waits for the head of the response. `under_way` counts the sandbox's requests.
+    ///
+    /// Knows nothing of the invocation: a guest that stays warm may keep the response, and the invocation must end all the
+    /// same.
     pub(crate) async fn send(
         &self,
-        owner: &Owner,
+        function: &Function,
+        under_way: Arc<AtomicU32>,
         mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> Result<Response<WasiBody>, Error> {
-        let Some(function) = owner.function() else { return Err(Error::HttpRequestDenied) };
         self.check(&function.spec().egress, request.uri())?;
-        let outbound = Outbound::begin(owner).ok_or(Error::ConnectionLimitReached)?;
-        // In an instance that several requests share, it is not known for which of them the guest asks.
-        if let Owner::Run(run) = owner
-            && !request.headers().contains_key(TRACEPARENT)
-        {
-            let value = format_traceparent(run.id.0, run.trace.span_id, run.trace.flags);
-            if let Ok(value) = HeaderValue::from_bytes(&value) {
-                request.headers_mut().insert(TRACEPARENT, value);
-            }
-        }
+        let outbound = Outbound::begin(under_way).ok_or(Error::ConnectionLimitReached)?;
         // hyper sets it from the URI.
         request.headers_mut().remove(header::HOST);
         let options = options.unwrap_or_default();
@@ -123,8 +133,8 @@ impl Egress {
             .connect_timeout
             .unwrap_or(CONNECT)
             .saturating_add(options.first_byte_timeout.unwrap_or(Duration::MAX));
-        let lookups = self.lookups.of(&function.spec().tenant, &function.spec().app);
-        let sending = LOOKUPS_OF_APP.scope(lookups, self.client.request(request));
+        let share = self.shares.of(&function.spec().tenant, &function.spec().app);
+        let sending = SHARE.scope(share, self.client.request(request));
         let response = match tokio::time::timeout(connect_and_answer, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(translate(&error)),
@@ -157,6 +167,19 @@ impl Egress {
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Has a request of the owner's continue its trace, unless the guest has said otherwise.
+pub(crate) fn continue_trace(owner: &Owner, request: &mut Request<WasiBody>) {
+    // In an instance that several requests share, it is not known for which of them the guest asks.
+    let Owner::Run(run) = owner else { return };
+    if request.headers().contains_key(TRACEPARENT) {
+        return;
+    }
+    let value = format_traceparent(run.id.0, run.trace.span_id, run.trace.flags);
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        request.headers_mut().insert(TRACEPARENT, value);
+    }
+}
+
 /// Trusts what the system trusts, or Mozilla's list where the system has none.
 fn tls() -> Result<rustls::ClientConfig, StartError> {
     let mut roots = rustls::RootCertStore::empty();
@@ -172,23 +195,21 @@ fn tls() -> Result<rustls::ClientConfig, StartError> {
 }
 
 /// Notes that a request to another host is under way, for as long as it lives.
-struct Outbound(Owner);
+struct Outbound(Arc<AtomicU32>);
 
 impl Outbound {
-    fn begin(owner: &Owner) -> Option<Self> {
-        if owner.outbound()?.fetch_add(1, Relaxed) >= MAX_OUTBOUND {
-            owner.outbound()?.fetch_sub(1, Relaxed);
+    fn begin(under_way: Arc<AtomicU32>) -> Option<Self> {
+        if under_way.fetch_add(1, Relaxed) >= MAX_OUTBOUND {
+            under_way.fetch_sub(1, Relaxed);
             return None;
         }
-        Some(Self(owner.clone()))
+        Some(Self(under_way))
     }
 }
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        if let Some(outbound) = self.0.outbound() {
-            outbound.fetch_sub(1, Relaxed);
-        }
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -214,21 +235,31 @@ struct Resolver {
 /// Asks for the addresses of a name. Blocks, perhaps for long.
 type Ask = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
-/// The bounds on look-ups of the apps that send requests now.
-#[derive(Default)]
-struct AppLookups(Mutex<HashMap<(Tenant, AppName), Weak<Semaphore>>>);
+/// What one app may have of the node at once.
+struct Share {
+    lookups: Arc<Semaphore>,
+    connections: Places,
+}
 
-impl AppLookups {
-    fn of(&self, tenant: &Tenant, app: &AppName) -> Arc<Semaphore> {
-        let mut apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+/// The shares of the apps that send requests now, or have connections open.
+struct Shares {
+    /// Connections of one app.
+    connections: usize,
+    apps: Mutex<HashMap<(Tenant, AppName), Weak<Share>>>,
+}
+
+impl Shares {
+    fn of(&self, tenant: &Tenant, app: &AppName) -> Arc<Share> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (tenant.clone(), app.clone());
-        if let Some(lookups) = apps.get(&key).and_then(Weak::upgrade) {
-            return lookups;
+        if let Some(share) = apps.get(&key).and_then(Weak::upgrade) {
+            return share;
         }
-        apps.retain(|_, lookups| lookups.strong_count() > 0);
+        apps.retain(|_, share| share.strong_count() > 0);
         let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS_PER_APP));
-        apps.insert(key, Arc::downgrade(&lookups));
-        lookups
+        let share = Arc::new(Share { lookups, connections: Places::new(self.connections) });
+        apps.insert(key, Arc::downgrade(&share));
+        share
     }
 }
 
@@ -236,19 +267,19 @@ impl AppLookups {
 /// a name server. The places are given back when the resolver is done, whether or not anybody still waits for it.
 async fn look_up(
     name: String,
-    of_app: Option<Arc<Semaphore>>,
+    share: Option<Arc<Share>>,
     of_node: Arc<Semaphore>,
     ask: Ask,
 ) -> Result<Vec<SocketAddr>, Unresolved> {
-    let of_app = match of_app {
-        Some(of_app) => Some(of_app.acquire_owned().await.map_err(|_| Unresolved)?),
+    let of_app = match &share {
+        Some(share) => Some(Arc::clone(&share.lookups).acquire_owned().await.map_err(|_| Unresolved)?),
         None => None,
     };
     let of_node = of_node.acquire_owned().await.map_err(|_| Unresolved)?;
     let (found, answer) = oneshot::channel();
     let asking = move || {
         let addresses = ask(&name);
-        drop((of_app, of_node));
+        drop((of_app, of_node, share));
         // Nobody waits any more: the request has timed out or was given up.
         let _ = found.send(addresses);
     };
@@ -277,12 +308,12 @@ impl tower_service::Service<Name> for Resolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         let allowed = self.allowed.clone();
-        let of_app = LOOKUPS_OF_APP.try_with(Arc::clone).ok();
+        let share = SHARE.try_with(Arc::clone).ok();
         let of_node = Arc::clone(&self.lookups);
         let ask = Arc::clone(&self.ask);
         Box::pin(async move {
-            let asking = look_up(name.as_str().to_owned(), of_app, of_node, ask);
-            let found = tokio::time::timeout(CONNECT, asking).await.unwrap_or(Err(Unresolved));
+            let asking = look_up(name.as_str().to_owned(), share, of_node, ask);
+            let found = tokio::time::timeout(LOOK_UP, asking).await.unwrap_or(Err(Unresolved));
             let found = found.map_err(io::Error::other)?;
             if found.is_empty() {
                 return Err(io::Error::other(Unresolved));
@@ -300,6 +331,9 @@ impl tower_service::Service<Name> for Resolver {
 fn translate(error: &hyper_util::client::legacy::Error) -> Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(each) = source {
+        if each.is::<NoPlace>() {
+            return Error::ConnectionLimitReached;
+        }
         if each.is::<Prohibited>() {
             return Error::DestinationIpProhibited;
         }
@@ -424,11 +458,11 @@ mod tests {
     }
 
     /// Looks a name up for each of these apps.
-    async fn look_up_for(resolver: &Resolver, lookups: &AppLookups, apps: &[String]) -> Vec<io::Result<Vec<IpAddr>>> {
+    async fn look_up_for(resolver: &Resolver, shares: &Shares, apps: &[String]) -> Vec<io::Result<Vec<IpAddr>>> {
         let calls = apps.iter().map(|app| {
-            let of_app = lookups.of(&Tenant::default(), &app.parse().unwrap());
+            let share = shares.of(&Tenant::default(), &app.parse().unwrap());
             let mut resolver = resolver.clone();
-            LOOKUPS_OF_APP.scope(of_app, async move {
+            SHARE.scope(share, async move {
                 let found = resolver.call("example.org".parse().unwrap()).await?;
                 Ok(found.map(|address| address.ip()).collect())
             })
@@ -436,21 +470,25 @@ mod tests {
         join_all(calls).await
     }
 
+    fn shares() -> Shares {
+        Shares { connections: 1, apps: Mutex::default() }
+    }
+
     // The clock of these tests stands still while something runs, and goes to the next timer when nothing does.
     #[tokio::test(start_paused = true)]
     async fn look_ups_that_nobody_answers_are_bounded_in_time_and_number() {
-        let (server, lookups) = (Arc::new(Silent::default()), AppLookups::default());
+        let (server, shares) = (Arc::new(Silent::default()), shares());
         let resolver = server.resolver();
         let began = Instant::now();
         let of_one = vec!["one".to_owned(); 5 * MAX_LOOKUPS_PER_APP];
-        let found = look_up_for(&resolver, &lookups, &of_one).await;
+        let found = look_up_for(&resolver, &shares, &of_one).await;
         assert!(found.iter().all(Result::is_err), "{found:?}");
-        assert_eq!(began.elapsed().as_secs(), CONNECT.as_secs());
+        assert_eq!(began.elapsed().as_secs(), LOOK_UP.as_secs());
         assert!(server.asked(MAX_LOOKUPS_PER_APP), "one app asked {:?} times", server.asked);
 
         // The threads still wait, so that the app gets no more of them, and others get what is left.
         let many: Vec<String> = (0..5 * MAX_LOOKUPS).map(|index| format!("app-{}", index % 40)).collect();
-        let found = look_up_for(&resolver, &lookups, &[of_one, many].concat()).await;
+        let found = look_up_for(&resolver, &shares, &[of_one, many].concat()).await;
         assert!(found.iter().all(Result::is_err), "{found:?}");
         assert!(server.asked(MAX_LOOKUPS), "all apps asked {:?} times", server.asked);
         server.answer();
@@ -458,18 +496,29 @@ mod tests {
 
     #[tokio::test]
     async fn places_for_look_ups_come_back_when_the_name_server_does() {
-        let (server, lookups) = (Arc::new(Silent::default()), AppLookups::default());
+        let (server, shares) = (Arc::new(Silent::default()), shares());
         let resolver = server.resolver();
         let all = vec!["one".to_owned(); 5 * MAX_LOOKUPS_PER_APP];
         {
-            let mut given_up = std::pin::pin!(look_up_for(&resolver, &lookups, &all));
+            let mut given_up = std::pin::pin!(look_up_for(&resolver, &shares, &all));
             assert!(futures::poll!(&mut given_up).is_pending());
         }
         assert!(server.asked(MAX_LOOKUPS_PER_APP), "{:?}", server.asked);
         server.answer();
-        for found in look_up_for(&resolver, &lookups, &all).await {
+        for found in look_up_for(&resolver, &shares, &all).await {
             // The address that is not public is left out.
             assert_eq!(found.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
         }
+    }
+
+    #[test]
+    fn an_app_has_one_share_for_as_long_as_something_of_it_is_left() {
+        let (shares, tenant) = (shares(), Tenant::default());
+        let of = |app: &str| shares.of(&tenant, &app.parse().unwrap());
+        let kept = of("one");
+        assert!(Arc::ptr_eq(&of("one"), &kept) && !Arc::ptr_eq(&of("two"), &kept));
+        drop(kept);
+        drop(of("three"));
+        assert_eq!(shares.apps.lock().unwrap().len(), 1, "what is over is forgotten");
     }
 }

@@ -158,7 +158,7 @@ impl Function {
 /// with this function alone is some thousands a second; what prints more has gone astray, and would wear out the disk and
 /// leave the log with the last moments only.
 const LINES_PER_SECOND: u64 = 10_000;
-const LINES_AT_ONCE: u64 = 20_000;
+const LINES_AT_ONCE: u64 = 10_000;
 
 /// How full the bucket is that a function's lines drip out of: a leaky bucket in one number (the generic cell rate
 /// algorithm of ITU-T I.371).

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -28,8 +28,6 @@ pub(crate) struct Run {
     pub(crate) started: Instant,
     pub(crate) queued: Duration,
     pub(crate) cold: AtomicBool,
-    /// Requests to other hosts that are under way.
-    pub(crate) outbound: AtomicU32,
     pub(crate) meter: Meter,
     peak_memory: AtomicU64,
     /// The guest asked for memory that it may not have: why, as in `failure`. It may go on without, so this is not yet one.
@@ -60,7 +58,6 @@ impl Run {
             started: Instant::now(),
             queued,
             cold: AtomicBool::new(false),
-            outbound: AtomicU32::new(0),
             meter: Meter::default(),
             peak_memory: AtomicU64::new(0),
             memory_refused: AtomicU8::new(0),

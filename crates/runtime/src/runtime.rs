@@ -1,7 +1,8 @@
 //! The straight line from a request to its answer: a place, the code, a sandbox, the response.
 
 use std::{
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -21,6 +22,7 @@ use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
 };
+use tokio::sync::Notify;
 
 use crate::{
     Function,
@@ -69,6 +71,8 @@ pub struct RuntimeConfig {
     pub compile: CompileLimits,
     /// Networks that functions may reach although they are not public. Their `egress` still has to name the host.
     pub private_networks: Vec<IpNet>,
+    /// Connections to other hosts at once; an app may have half of them.
+    pub outbound_connections: usize,
     /// The executable that is run as `EXE compile-worker`.
     pub executable: PathBuf,
 }
@@ -102,6 +106,8 @@ pub struct Runtime {
     compiler: Compiler,
     sandboxes: Admission,
     code: Cache<Digest, Arc<Loaded>, ByBytes>,
+    /// Wakes who compiles again what was discarded.
+    discarded: Notify,
     warm: Mutex<Vec<Weak<Function>>>,
     began: Instant,
 }
@@ -145,11 +151,12 @@ impl Runtime {
             ticker: Arc::new(ticker),
             idle: AtomicU32::new(0),
             max_idle: config.sandboxes.div_ceil(2),
-            egress: Egress::new(config.private_networks)?,
+            egress: Egress::new(config.private_networks, config.outbound_connections)?,
             engines,
             compiler,
             sandboxes: Admission::new(config.sandboxes, config.sandbox_queue),
             code: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+            discarded: Notify::new(),
             warm: Mutex::default(),
             began: Instant::now(),
         }))
@@ -223,6 +230,11 @@ impl Runtime {
         self.compiler.remove(code);
     }
 
+    /// Returns once compiled code that is damaged was removed since the last call, so that it can be compiled again.
+    pub async fn code_discarded(&self) {
+        self.discarded.notified().await;
+    }
+
     /// Drops code and warm instances that were idle for long, until the runtime is dropped.
     pub async fn sweep(this: Weak<Self>) {
         let mut tick = tokio::time::interval(SWEEP);
@@ -231,11 +243,6 @@ impl Runtime {
             let Some(runtime) = this.upgrade() else { return };
             runtime.drop_idle(Instant::now());
         }
-    }
-
-    /// Keeps the clock going that interrupts guests.
-    pub(crate) fn ticking(&self) -> Ticking {
-        self.ticker.while_running()
     }
 
     pub(crate) fn is_loaded(&self, code: &Digest) -> bool {
@@ -279,12 +286,34 @@ impl Runtime {
     async fn map(&self, code: Digest, kind: crate::GuestKind) -> Result<Code, LoadError> {
         let path = self.compiler.artifact(&code, kind);
         let size = std::fs::metadata(&path).map_or(0, |file| file.len());
-        if size <= MAP_INLINE_BYTES {
-            return Code::load(&self.engines, &path, kind);
+        let mapped = if size <= MAP_INLINE_BYTES {
+            Code::load(&self.engines, &path, kind)
+        } else {
+            let (engines, path) = (self.engines.clone(), path.clone());
+            let mapped = tokio::task::spawn_blocking(move || Code::load(&engines, &path, kind)).await;
+            mapped.unwrap_or_else(|_| Err(LoadError::Stopped))
+        };
+        // Once: what does not compile again is a file that is not there, which is no reason to try anew.
+        if let Err(LoadError::Map(error)) = &mapped
+            && is_damaged(&path, error)
+            && std::fs::remove_file(&path).is_ok()
+        {
+            tracing::warn!(%code, error = format!("{error:#}"), "compiled code is damaged; it is compiled again");
+            self.discarded.notify_one();
         }
-        let engines = self.engines.clone();
-        let mapped = tokio::task::spawn_blocking(move || Code::load(&engines, &path, kind)).await;
-        mapped.unwrap_or_else(|_| Err(LoadError::Stopped))
+        mapped
+    }
+}
+
+/// Whether an artifact that cannot be mapped is itself to blame: what it holds, or that it may not be read. The system may
+/// have too many open files or no address space left, which passes.
+fn is_damaged(path: &Path, error: &wasmtime::Error) -> bool {
+    let is_of_system =
+        error.is::<io::Error>() || error.is::<rustix::io::Errno>() || error.is::<wasmtime::OutOfMemory>();
+    match std::fs::File::open(path).and_then(|file| file.metadata()) {
+        // The system maps no empty file.
+        Ok(file) => !is_of_system || file.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 

@@ -40,6 +40,12 @@ pub enum DataDirError {
     NewerFormat { path: PathBuf, found: u32 },
     #[error("{} does not hold a number; restore the data directory from a backup", path.display())]
     Format { path: PathBuf },
+    #[error(
+        "the database {} is missing or empty, and the data directory is in use; restore it from a backup, or start with an \
+         empty directory",
+        path.display()
+    )]
+    NoDatabase { path: PathBuf },
     #[error("{}: {source}; the node's user needs to read and write there", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -48,7 +54,8 @@ impl DataDir {
     /// Opens `root`, creating it where it does not exist (mode 0700), takes its lock and clears what an earlier run left
     /// unfinished in `tmp/`.
     ///
-    /// A directory that holds files of something else is refused, so that a mistyped path loses nothing.
+    /// A directory that holds files of something else is refused, so that a mistyped path loses nothing; and so is one with
+    /// content but no database, since all its content would pass for what nothing needs any more.
     pub fn open(root: &Path) -> Result<Self, DataDirError> {
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -82,6 +89,7 @@ impl DataDir {
             }
         }
         let dir = Self { root: root.to_owned(), _lock: lock };
+        dir.require_database()?;
         let tmp = dir.tmp();
         match fs::remove_dir_all(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&tmp)(error)),
@@ -92,6 +100,28 @@ impl DataDir {
         }
         File::open(root).and_then(|root| root.sync_all()).map_err(at(root))?;
         Ok(dir)
+    }
+
+    /// Refuses a database that is lost. Before the first one is made there is no content: a start that is killed leaves
+    /// folders at most.
+    fn require_database(&self) -> Result<(), DataDirError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        let path = self.database();
+        match fs::metadata(&path) {
+            // SQLite takes an empty file for a new database.
+            Ok(file) if file.len() > 0 => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+            _ => {}
+        }
+        for content in [self.blobs(), self.compiled()] {
+            if holds_file(&content, CONTENT_DEPTH).map_err(at(&content))? {
+                return Err(DataDirError::NoDatabase { path });
+            }
+        }
+        Ok(())
     }
 
     pub fn root(&self) -> &Path {
@@ -154,6 +184,26 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Folders above a blob: `sha256` and the first two digits. Compiled code has one.
+const CONTENT_DEPTH: u32 = 2;
+
+/// Whether there is a file in `dir`, or in folders down to `depth` below it.
+fn holds_file(dir: &Path, depth: u32) -> io::Result<bool> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let is_dir = entry.file_type()?.is_dir();
+        if !is_dir || (depth > 0 && holds_file(&entry.path(), depth - 1)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// An entry of `root` that the first start of a node cannot have left there. Hidden files and `lost+found` (the root of a
 /// freshly made ext4) are nobody's data.
 fn stranger(root: &Path) -> io::Result<Option<String>> {
@@ -214,6 +264,7 @@ mod tests {
         }
         fs::write(dir.tmp().join("half"), "x").unwrap();
         fs::write(dir.blobs().join("whole"), "x").unwrap();
+        fs::write(dir.database(), "x").unwrap();
         drop(dir);
         let dir = DataDir::open(&root).unwrap();
         assert!(!dir.tmp().join("half").exists());
@@ -228,6 +279,32 @@ mod tests {
             fs::write(temp.path().join("FORMAT"), text).unwrap();
             let error = DataDir::open(temp.path()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn content_without_its_database_is_refused_and_left_alone() {
+        let blob = "blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        for file in [blob, "compiled/0123456789abcdef/2cf24dba.http-0.2"] {
+            let temp = tempfile::tempdir().unwrap();
+            let file = temp.path().join(file);
+            drop(DataDir::open(temp.path()).unwrap());
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            // What the very first start leaves when it is killed.
+            let dir = DataDir::open(temp.path()).unwrap();
+            fs::write(&file, "x").unwrap();
+            let database = dir.database();
+            drop(dir);
+            for empty in [false, true] {
+                if empty {
+                    fs::write(&database, "").unwrap();
+                }
+                let error = DataDir::open(temp.path()).unwrap_err();
+                assert!(matches!(&error, DataDirError::NoDatabase { path } if *path == database), "{error}");
+                assert!(error.to_string().contains("backup") && file.exists(), "{error}");
+            }
+            fs::write(&database, "x").unwrap();
+            DataDir::open(temp.path()).unwrap();
         }
     }
 

@@ -4,6 +4,9 @@
 //! synced share the next sync (group commit), each in a savepoint of its own, so that one that fails takes no other along.
 
 use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -51,6 +54,7 @@ impl Database {
     /// `migrations` is a batch of SQL that has run once, in order. Entries may be appended, never changed. Blocking.
     pub fn open(path: &Path, migrations: &[&str]) -> Result<Self, StoreError> {
         let name = |error: rusqlite::Error| at(path, error.into());
+        make_private(path).map_err(|error| StoreError::io(path, error))?;
         let mut connection = Connection::open(path).map_err(name)?;
         configure(&connection).map_err(name)?;
         migrate(&mut connection, migrations).map_err(|error| at(path, error))?;
@@ -168,6 +172,14 @@ fn at(path: &Path, error: StoreError) -> StoreError {
     name_path(path, error)
 }
 
+/// Makes the file for the node's user alone, where there is none yet. SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -258,6 +270,8 @@ fn commit(connection: &mut Connection, group: &mut Vec<Job>, ran: &mut Vec<Ran>)
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const SCHEMA: &[&str] = &["CREATE TABLE item (name TEXT PRIMARY KEY) STRICT"];
@@ -298,6 +312,10 @@ mod tests {
         let database = Database::open(&path, SCHEMA).unwrap();
         database.write(|connection| insert(connection, "one")).await.unwrap();
         assert_eq!(names(&database).await, ["one"]);
+        for file in ["a.db", "a.db-wal", "a.db-shm"] {
+            let mode = std::fs::metadata(temp.path().join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
         drop(database);
         assert_eq!(names(&Database::open(&path, SCHEMA).unwrap()).await, ["one"]);
     }

@@ -25,3 +25,12 @@ pub fn spin(url: String) -> Response {
     });
     fetch(url)
 }
+
+/// Sleeps as a program does that knows nothing of async: the whole instance stands still.
+pub fn block(ms: u64) -> Response {
+    spawn_local(async move {
+        sleep_ms(1).await;
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+    });
+    answer::text(200, "asleep from now on\n")
+}

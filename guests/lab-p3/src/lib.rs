@@ -21,7 +21,7 @@ use wasip3::wit_future;
 
 const PATHS: &str = "\
 /hello /echo /count /sse?n=N&ms=M /state /together?n=N /loop /burn?ms=N /sleep?ms=N /panic /fetch?url=U
-/after-fetch?url=U /after-loop?url=U /hoard?what=fields|streams|waits&n=N
+/after-fetch?url=U /after-loop?url=U /after-block?ms=N /alloc?mb=N /hoard?what=fields|streams|waits&n=N
 ";
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -50,6 +50,8 @@ impl Guest for Lab {
             "/fetch" => fetch::get(&text(query, "url")).await,
             "/after-fetch" => after::fetch(text(query, "url")),
             "/after-loop" => after::spin(text(query, "url")),
+            "/after-block" => after::block(number(query, "ms", 1000)),
+            "/alloc" => alloc(number(query, "mb", 1)),
             "/hoard" => hoard::hold(&text(query, "what"), number(query, "n", 10)).await,
             _ => answer::text(404, "no such path\n"),
         })
@@ -153,6 +155,15 @@ fn burn(ms: u64) -> Response {
         }
     }
     answer::json(200, &json!({ "burned_ms": ms, "rounds": rounds }))
+}
+
+/// Asks for memory, and answers whether it came.
+fn alloc(mb: u64) -> Response {
+    let bytes = usize::try_from(mb << 20).unwrap_or(usize::MAX);
+    match Vec::<u8>::new().try_reserve_exact(bytes) {
+        Ok(()) => answer::text(200, "there is room\n"),
+        Err(_) => answer::text(507, "there is no room\n"),
+    }
 }
 
 pub async fn sleep_ms(ms: u64) {

@@ -4,16 +4,17 @@ use std::{
     collections::BTreeMap,
     fs,
     net::TcpListener,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use minnow_model::Digest;
-use minnow_tests::{App, Connection, Node, PATIENCE, Random, Request, until, wasm};
+use minnow_tests::{App, Connection, Node, PATIENCE, Random, Request, guest, until, wasm};
 use serde_json::Value;
 
 #[test]
@@ -66,6 +67,89 @@ fn compiled_code_that_is_lost_is_made_again() {
     assert_eq!(node.get("again", "/").ok(), "again");
 }
 
+/// The compiled form of this code.
+fn artifact(node: &Node, wasm: &[u8]) -> PathBuf {
+    let name = Digest::of(wasm).hex();
+    let engines = fs::read_dir(node.data_dir().join("compiled")).unwrap();
+    let mut files = engines.flat_map(|engine| fs::read_dir(engine.unwrap().path()).unwrap());
+    files.find_map(|file| Some(file.unwrap().path()).filter(|path| path.to_string_lossy().contains(&name))).unwrap()
+}
+
+#[test]
+fn compiled_code_that_is_damaged_is_made_again() {
+    let node = Node::start();
+    // One that is mapped where it is asked for, and a large one, that is mapped on another thread.
+    let large = guest("lab-p2");
+    let codes = ["half", "empty", "other"].map(|name| (name, wasm::cgi(name), "/")).into_iter();
+    let codes: Vec<_> = codes.chain([("large", large, "/hello")]).collect();
+    for (name, code, _) in &codes {
+        node.serve(&App::new(name).code("web", "a.wasm", code, "routes = [\"/{*rest}\"]"));
+    }
+    node.kill();
+    for (name, code, _) in &codes {
+        let path = artifact(&node, code);
+        let content = fs::read(&path).unwrap();
+        let damaged = match *name {
+            "empty" => Vec::new(),
+            "other" => b"this is no code".repeat(1000),
+            _ => content[..content.len() / 2].to_vec(),
+        };
+        fs::write(&path, damaged).unwrap();
+    }
+    let node = node.rebuild().start();
+    for (name, _, path) in &codes {
+        node.get(name, path).problem(500, "load_failed");
+        until("the app answers", || node.get(name, path).status == 200);
+    }
+    let compiled = || node.metric("minnow_compile_duration_seconds_count", &[]);
+    until("each was compiled once", || compiled() == codes.len() as f64);
+}
+
+#[test]
+fn damaged_code_that_does_not_compile_any_more_keeps_no_compiler_busy() {
+    let node = Node::start();
+    let code = wasm::cgi("broken");
+    node.serve(&App::new("broken").code("web", "a.wasm", &code, "routes = [\"/\"]"));
+    node.kill();
+    fs::write(artifact(&node, &code), "damaged").unwrap();
+    let hex = Digest::of(&code).hex();
+    fs::write(node.data_dir().join("blobs/sha256").join(&hex[..2]).join(&hex), "damaged, too").unwrap();
+    let node = node.rebuild().start();
+    let tried = || node.log().matches("live code does not compile").count();
+    node.get("broken", "/").problem(500, "load_failed");
+    until("it was compiled again", || tried() > 0);
+    // Those who go on asking change nothing.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        node.get("broken", "/").problem(500, "load_failed");
+    }
+    // A second time, where the first was in the pass that every start begins with.
+    assert!(tried() <= 2, "tried {} times", tried());
+}
+
+#[test]
+fn a_node_whose_database_is_lost_does_not_start_empty() {
+    let node = Node::start();
+    node.serve(&App::new("kept").code("web", "a.wasm", &wasm::cgi("kept"), "routes = [\"/\"]"));
+    node.kill();
+    let aside = tempfile::tempdir().unwrap();
+    let files: Vec<_> = ["minnow.db", "minnow.db-wal", "minnow.db-shm"]
+        .map(|name| (node.data_dir().join(name), aside.path().join(name)))
+        .into_iter()
+        .filter(|(file, _)| file.exists())
+        .collect();
+    for (file, copy) in &files {
+        fs::copy(file, copy).unwrap();
+        fs::remove_file(file).unwrap();
+    }
+    node.rebuild().refuses().says(&["minnow.db", "missing", "backup", "empty directory"]);
+    for (file, copy) in &files {
+        fs::copy(copy, file).unwrap();
+    }
+    let node = node.rebuild().start();
+    assert_eq!(node.get("kept", "/").ok(), "kept");
+}
+
 #[test]
 fn two_nodes_cannot_share_a_data_directory() {
     let node = Node::start();
@@ -108,6 +192,8 @@ fn mistakes_in_the_configuration_are_told_with_their_place() {
         ("[limits]\nmemory = \"lots\"", &["node.toml", "line 2"]),
         ("[egress]\nprivate_networks = [\"10.0.0.0/99\"]", &["node.toml", "line 2"]),
         ("[sandboxes]\nmax = 0", &["node.toml", "sandboxes.max"]),
+        ("[limits]\nmemory = \"5GiB\"", &["node.toml", "limits.memory", "at most 4GiB"]),
+        ("[gateway]\nworkers = 100000", &["node.toml", "gateway.workers", "at most"]),
     ] {
         Node::builder().config(lines).refuses().says(parts);
     }
@@ -120,7 +206,9 @@ fn what_the_data_directory_holds_is_for_the_nodes_user_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let node = Node::start();
     let mode = |path: &str| fs::metadata(node.data_dir().join(path)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode("admin.token"), 0o600);
+    for file in ["admin.token", "minnow.db", "minnow.db-wal", "minnow.db-shm"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
     assert_eq!(mode("blobs") & 0o077, 0);
     assert_eq!(mode("compiled") & 0o077, 0);
     // Tokens are stored hashed.

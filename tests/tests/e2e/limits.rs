@@ -282,3 +282,29 @@ fn the_nodes_caps_refuse_a_publish_that_asks_for_more() {
     ran.says(&["limits.memory", "65.0 MiB", "64.0 MiB", "limits.timeout", "11s", "10s"]);
     assert_eq!(node.api("GET", "/v1/apps", "").json(), serde_json::json!([]));
 }
+
+#[test]
+fn a_default_beyond_the_nodes_cap_is_lowered_to_it() {
+    let caps = "[limits]\nmemory = \"64MiB\"\ntimeout = \"10s\"\nconcurrency = 2";
+    let (low, usual) = (Node::builder().config(caps).start(), Node::shared());
+    let app = App::of_guest("lowered", "lab-p2", "limits = { cpu = \"2s\" }");
+    let digests = [&low, usual].map(|node| {
+        node.serve(&app);
+        node.api("GET", "/v1/apps/lowered/versions", "").json()[0]["digest"].clone()
+    });
+    assert!(
+        digests[0].is_string() && digests[0] == digests[1],
+        "what is published is the same everywhere: {digests:?}"
+    );
+    let limits = |node: &Node| {
+        let limits = node.status("lowered")["functions"][0]["limits"].clone();
+        ["memory_bytes", "timeout_ms", "concurrency", "cpu_ms", "queue"].map(|key| limits[key].as_u64().unwrap())
+    };
+    assert_eq!(limits(&low), [64 << 20, 10_000, 2, 2000, 256]);
+    assert_eq!(limits(usual), [128 << 20, 30_000, 64, 2000, 256]);
+    // They are what it runs with.
+    low.get("lowered", "/alloc?mb=16").ok();
+    assert_eq!(low.get("lowered", "/alloc?mb=100").status, 507);
+    let low = low.kill_and_restart();
+    assert_eq!(limits(&low), [64 << 20, 10_000, 2, 2000, 256]);
+}

@@ -57,6 +57,14 @@ fn calls_in_one_instance_do_not_use_up_each_others_cpu_time() {
 }
 
 #[test]
+fn memory_that_one_call_was_refused_is_not_why_a_later_one_fails() {
+    let node = Node::start();
+    node.serve(&warm("refused", "lab-p3", "memory = \"16MiB\""));
+    assert_eq!(node.get("refused", "/alloc?mb=64").status, 507);
+    node.get("refused", "/panic").problem(500, "function_trapped");
+}
+
+#[test]
 fn a_shared_instance_that_cannot_be_made_fails_its_requests_once() {
     let node = Node::start();
     node.serve(&warm("toosmall", "hello-p3", "memory = \"1MiB\""));

@@ -125,6 +125,7 @@ impl Node {
             caps: LimitCaps::default(),
             compile: CompileLimits::default(),
             private_networks: Vec::new(),
+            outbound_connections: 1,
             executable: "/bin/false".into(),
         };
         let runtime = Runtime::new(runtime, logs.clone(), metrics.clone()).unwrap();

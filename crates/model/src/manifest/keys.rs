@@ -178,8 +178,9 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
 
 pub(super) static LIMITS: TableDoc = TableDoc {
     header: "[functions.NAME.limits]",
-    meaning: "The node's configuration caps each limit; a publish that asks for more is refused. Sizes have a unit: `KiB`, \
-              `MiB`, `GiB` (1024) or `kB`, `MB`, `GB` (1000). Times have one too: `ms`, `s`, `m`.",
+    meaning: "The node's configuration caps each limit: a publish that asks for more is refused, and a default that is more \
+              is lowered. Sizes have a unit: `KiB`, `MiB`, `GiB` (1024) or `kB`, `MB`, `GB` (1000). Times have one too: \
+              `ms`, `s`, `m`.",
     keys: &[
         KeyDoc {
             key: "memory",

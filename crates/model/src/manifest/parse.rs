@@ -458,6 +458,15 @@ impl Reader {
                 self.refuse(value.span, "a static folder is a string", "write for example `\"/\" = \"public\"`");
                 continue;
             };
+            if is_whole_app(dir) {
+                let message = format!("`{dir}` is the app's own folder, with its manifest and sources");
+                self.refuse(
+                    value.span,
+                    message,
+                    "put the files in a folder of their own, such as `public`, and name that",
+                );
+                continue;
+            }
             let dir = self.path(dir, value.span);
             let (true, Some(dir)) = (valid, dir) else { continue };
             let same = |other: &&String| other.trim_end_matches('/') == prefix.trim_end_matches('/');
@@ -536,6 +545,11 @@ impl Reader {
             );
         }
     }
+}
+
+/// Whether a path leads nowhere but to the manifest's folder: `.`, `./`, `./.`.
+fn is_whole_app(path: &str) -> bool {
+    path.starts_with('.') && path.split('/').all(|segment| matches!(segment, "" | "."))
 }
 
 /// The nearest name that would do.

@@ -73,6 +73,11 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         ("name = \"a\"\n[static]\n\"/\" = 1", "a static folder is a string"),
         ("name = \"a\"\n[static]\n\"/\" = \"/srv\"", "the path is absolute"),
         ("name = \"a\"\n[static]\n\"/\" = \"./public/\"", "write `public`"),
+        (
+            "name = \"a\"\n[static]\n\"/\" = \".\"",
+            "3:8: `.` is the app's own folder, with its manifest and sources; put the files in a folder of their own, such as",
+        ),
+        ("name = \"a\"\n[static]\n\"/\" = \"./\"", "`./` is the app's own folder"),
         ("name = \"a\"\n[static]\n\"/a\" = \"p\"\n\"/a/\" = \"q\"", "4:2: `/a/` and `/a` are the same prefix"),
         ("name = \"a\"\n[functions.f]", "2:12: the function `f` has no `wasm`"),
         ("name = \"a\"\n[functions.F_1]\nwasm = \"a.wasm\"", "write for example `f-1`"),

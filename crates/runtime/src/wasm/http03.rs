@@ -17,6 +17,7 @@ use super::{
     failure,
     first_piece::{self, Idle},
     guest_body_error,
+    reuse03::{self, Job},
     state::{self, GuestState, Owner},
 };
 use crate::{
@@ -35,25 +36,28 @@ pub(super) fn start(
     receiver: oneshot::Receiver<Answer>,
 ) -> (oneshot::Receiver<Answer>, Option<JoinHandle<()>>) {
     if run.function.spec().instances == Instances::Reuse {
-        super::reuse03::dispatch(code, run, place, invocation, answer);
+        reuse03::dispatch(code, Job { run, place, invocation, answer });
         return (receiver, None);
     }
-    let task = tokio::spawn(serve(code, run, place, invocation, answer));
+    let task = tokio::spawn(Box::pin(serve(code, run, place, invocation, answer)));
     (receiver, Some(task))
 }
 
 async fn serve(code: Arc<Code>, run: Arc<Run>, place: Place, invocation: Invocation, answer: oneshot::Sender<Answer>) {
     let timeout = run.function.spec().limits.timeout;
     let idle = Idle::default();
-    let guest = pin!(in_fresh_instance(&code, &run, &idle, invocation, answer));
-    let inner = pin!(idle.drive(guest));
-    // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
-    let mut limited = pin!(tokio::time::timeout(timeout, Metered { run: Arc::clone(&run), inner }));
-    match limited.as_mut().await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => failure::note(&run, &error),
-        Err(_) => failure::note_timeout(&run),
+    {
+        let guest = pin!(in_fresh_instance(&code, &run, &idle, invocation, answer));
+        let inner = pin!(idle.drive(guest));
+        // Pinned, so that the reason is noted before the guest is dropped, which ends its body.
+        let mut limited = pin!(tokio::time::timeout(timeout, Metered { run: Arc::clone(&run), inner }));
+        match limited.as_mut().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failure::note(&run, &error),
+            Err(_) => failure::note_timeout(&run),
+        }
     }
+    // The next one may find the pool full before the instance is gone.
     drop(place);
 }
 

@@ -20,7 +20,7 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use minnow_model::{Level, LogSource, problem::Code as ProblemCode};
 use tokio::sync::{mpsc, oneshot};
-use wasmtime::component::Accessor;
+use wasmtime::{AsContextMut as _, component::Accessor};
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use super::{
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     Function,
     invocation::Invocation,
-    meter::{Meter, Run},
+    meter::{Meter, Run, monotonic_ns},
     runtime::{IdleInstance, Place, WARM_IDLE},
 };
 
@@ -44,7 +44,7 @@ const MAX_REUSE: u32 = 1_000;
 /// Calls in one instance at once. Beyond that another instance starts: a trap then ends at most this many requests.
 const MAX_TOGETHER: u32 = 32;
 
-/// How often a hand that has calls in flight looks whether one of them has outlived its limit without coming back.
+/// How often a hand looks whether a guest that is at work has outlived its limit without coming back to the host.
 const CHECK: Duration = Duration::from_millis(100);
 
 /// The warm instances of one function.
@@ -56,6 +56,7 @@ pub(crate) struct Hand {
     pub(crate) function: Arc<Function>,
     pub(crate) meter: Meter,
     jobs: mpsc::UnboundedSender<Job>,
+    queue: Mutex<mpsc::UnboundedReceiver<Job>>,
     thread: ThreadId,
     code: Arc<Code>,
     /// Calls that were given to it and have not ended. Bounds `jobs`.
@@ -66,6 +67,12 @@ pub(crate) struct Hand {
     has_abandoned: AtomicBool,
     /// Whether its instance could be made.
     is_up: AtomicBool,
+    /// The guest waits in a call of the host's that blocks (a WASI 0.2 poll, a sleep): until it comes back no call can begin.
+    is_blocked: AtomicBool,
+    /// When the host's side of the instance last had its turn, on the monotonic clock in nanoseconds.
+    back_ns: AtomicU64,
+    /// The guest has done all that it does after its responses.
+    is_at_rest: AtomicBool,
     /// CPU time that the guest used while no call was in it, in nanoseconds.
     unasked_ns: AtomicU64,
     memory_bytes: AtomicU64,
@@ -79,30 +86,23 @@ pub(crate) struct Hand {
     each_ns: AtomicU64,
     /// How much of the poll that runs now is in `each_ns` or `unasked_ns` already, in nanoseconds.
     settled_ns: AtomicU64,
-    /// Calls that were dropped before they ended, since the instance failed.
-    broken_off: Mutex<Vec<Arc<Run>>>,
+    /// Calls that were dropped before they ended, since the instance failed. Their places are kept until it is gone: the next
+    /// one may find the pool full otherwise.
+    broken_off: Mutex<Vec<(Arc<Run>, Option<Place>)>>,
     idle: Idle,
-    /// Requests to other hosts that are under way, for all calls together.
-    pub(crate) outbound: AtomicU32,
 }
 
-struct Job {
-    run: Arc<Run>,
-    place: Place,
-    invocation: Invocation,
-    answer: oneshot::Sender<Answer>,
+/// A request that waits for a hand.
+pub(super) struct Job {
+    pub(super) run: Arc<Run>,
+    pub(super) place: Place,
+    pub(super) invocation: Invocation,
+    pub(super) answer: oneshot::Sender<Answer>,
 }
 
 /// Gives a request to a hand of this thread that has room, or to a new one.
-pub(super) fn dispatch(
-    code: Arc<Code>,
-    run: Arc<Run>,
-    place: Place,
-    invocation: Invocation,
-    answer: oneshot::Sender<Answer>,
-) {
-    let function = Arc::clone(&run.function);
-    let mut job = Job { run, place, invocation, answer };
+pub(super) fn dispatch(code: Arc<Code>, mut job: Job) {
+    let function = Arc::clone(&job.run.function);
     let here = thread::current().id();
     let mut hands = function.crew().0.lock().unwrap_or_else(PoisonError::into_inner);
     for hand in hands.iter().filter(|hand| hand.thread == here && hand.has_room(&code)) {
@@ -116,6 +116,7 @@ pub(super) fn dispatch(
         function: Arc::clone(&function),
         meter: Meter::default(),
         jobs,
+        queue: Mutex::new(queue),
         thread: here,
         code,
         in_flight: AtomicU32::new(0),
@@ -123,6 +124,9 @@ pub(super) fn dispatch(
         retired: AtomicBool::new(false),
         has_abandoned: AtomicBool::new(false),
         is_up: AtomicBool::new(false),
+        is_blocked: AtomicBool::new(false),
+        back_ns: AtomicU64::new(monotonic_ns()),
+        is_at_rest: AtomicBool::new(false),
         unasked_ns: AtomicU64::new(0),
         memory_bytes: AtomicU64::new(0),
         memory_refused: Mutex::default(),
@@ -132,13 +136,12 @@ pub(super) fn dispatch(
         settled_ns: AtomicU64::new(0),
         broken_off: Mutex::default(),
         idle: Idle::default(),
-        outbound: AtomicU32::new(0),
     });
-    // The queue cannot be closed, since this thread has it.
+    // The queue cannot be closed yet.
     let _ = hand.give(job);
     hands.push_back(Arc::clone(&hand));
     drop(hands);
-    tokio::spawn(work(hand, queue));
+    tokio::spawn(work(hand));
 }
 
 impl Hand {
@@ -148,6 +151,7 @@ impl Hand {
             && self.in_flight.load(Relaxed) < MAX_TOGETHER
             && self.given.load(Relaxed) < MAX_REUSE
             && !self.meter.is_suspended()
+            && !self.is_blocked.load(Relaxed)
     }
 
     /// Gives the job back when the hand takes none any more.
@@ -165,6 +169,7 @@ impl Hand {
     /// ready.
     fn came_back(&self) -> Poll<()> {
         self.computing_ns.store(0, Relaxed);
+        self.back_ns.store(monotonic_ns(), Relaxed);
         Poll::Pending
     }
 
@@ -193,12 +198,13 @@ impl Hand {
         }
     }
 
-    /// Every call in the instance fails for the same reason.
-    fn fail(&self, error: &wasmtime::Error) {
-        let mut failed = std::mem::take(&mut *self.broken_off.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Every call in the instance fails for the same reason. Returns the places that are free once the instance is gone.
+    fn fail(&self, error: &wasmtime::Error) -> Vec<Place> {
+        let broken_off = self.take_broken_off();
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.extend(calls.iter().map(|(run, _)| Arc::clone(run)));
+        let mut failed: Vec<Arc<Run>> = calls.iter().map(|(run, _)| Arc::clone(run)).collect();
         drop(calls);
+        failed.extend(broken_off.iter().map(|(run, _)| Arc::clone(run)));
         if failed.is_empty() && self.is_up.load(Relaxed) {
             // It went on after its answers, and no call is left to tell it of.
             let message = format!("stopped after its last answer: {error:?}");
@@ -206,6 +212,26 @@ impl Hand {
         }
         for run in &failed {
             self.fail_one(run, error);
+        }
+        broken_off.into_iter().filter_map(|(_, place)| place).collect()
+    }
+
+    fn take_broken_off(&self) -> Vec<(Arc<Run>, Option<Place>)> {
+        std::mem::take(&mut *self.broken_off.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives calls that cannot begin, since the guest waits in a call that blocks, to other hands.
+    fn give_away(&self) {
+        // Whatever waits here after a poll was not taken in it. A guest that computes goes on within milliseconds, and one that
+        // is not up yet would not be up elsewhere either.
+        let begun = self.calls.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let is_waited_for = self.in_flight.load(Relaxed) as usize > begun;
+        let is_blocked = is_waited_for && self.is_up.load(Relaxed) && !self.meter.is_suspended();
+        self.is_blocked.store(is_blocked, Relaxed);
+        while self.is_blocked.load(Relaxed) {
+            let Ok(job) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv() else { return };
+            self.in_flight.fetch_sub(1, Relaxed);
+            dispatch(Arc::clone(&self.code), job);
         }
     }
 
@@ -258,10 +284,18 @@ impl Hand {
         (Duration::from_nanos(most) > self.function.spec().limits.cpu).then_some(Limit::Cpu)
     }
 
-    /// Whether a call should have been ended by its own timer and was not, because the guest does not come back.
+    /// Whether the guest is at work, for a call or after its last response.
+    fn is_at_work(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0 || !self.is_at_rest.load(Relaxed)
+    }
+
+    /// Whether a timer of the host's side should have ended a call, or what comes after it, and could not, because the guest
+    /// does not come back.
     fn is_overdue(&self) -> bool {
         let timeout = self.function.spec().limits.timeout + CHECK;
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(run, _)| run.started.elapsed() > timeout)
+        let away = Duration::from_nanos(monotonic_ns().saturating_sub(self.back_ns.load(Relaxed)));
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        away > timeout || calls.iter().any(|(run, _)| run.started.elapsed() > timeout)
     }
 }
 
@@ -279,6 +313,11 @@ impl<'a> Call<'a> {
         let mut calls = hand.calls.lock().unwrap_or_else(PoisonError::into_inner);
         hand.settle_now(calls.len());
         hand.account_unasked();
+        hand.is_at_rest.store(false, Relaxed);
+        if calls.is_empty() {
+            // What an earlier call was refused says nothing of this one.
+            *hand.memory_refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         calls.push((Arc::clone(&run), hand.each_ns.load(Relaxed)));
         drop(calls);
         Self { hand, run, has_ended: false, place: Some(place) }
@@ -299,7 +338,8 @@ impl Drop for Call<'_> {
             let (run, began) = calls.swap_remove(index);
             run.meter.charge_ns(self.hand.each_ns.load(Relaxed).saturating_sub(began));
             if !self.has_ended {
-                self.hand.broken_off.lock().unwrap_or_else(PoisonError::into_inner).push(run);
+                let broken_off = (run, self.place.take());
+                self.hand.broken_off.lock().unwrap_or_else(PoisonError::into_inner).push(broken_off);
             }
         }
         self.hand.in_flight.fetch_sub(1, Relaxed);
@@ -307,11 +347,12 @@ impl Drop for Call<'_> {
 }
 
 /// The life of a hand: until it has served enough, has been idle, or its instance fails.
-async fn work(hand: Arc<Hand>, mut queue: mpsc::UnboundedReceiver<Job>) {
+async fn work(hand: Arc<Hand>) {
     let _retire = RetireOnDrop(&hand);
     let mut failed = None;
+    let mut places = Vec::new();
     {
-        let instance = pin!(serve(&hand, &mut queue));
+        let instance = pin!(serve(&hand));
         let mut instance = pin!(hand.idle.drive_to_rest(instance));
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -322,10 +363,11 @@ async fn work(hand: Arc<Hand>, mut queue: mpsc::UnboundedReceiver<Job>) {
                 (None, Poll::Ready(Err(error))) => error,
                 (None, Poll::Ready(Ok(()))) => return Poll::Ready(()),
                 (None, Poll::Pending) => {
-                    // The timer only runs while something is in flight; an idle hand sleeps.
-                    while hand.in_flight.load(Relaxed) > 0 && check.poll_tick(cx).is_ready() {
+                    hand.give_away();
+                    // The timer only runs while the guest is at work; an idle hand sleeps.
+                    while hand.is_at_work() && check.poll_tick(cx).is_ready() {
                         if hand.is_overdue() {
-                            hand.fail(&Limit::Time.into());
+                            places = hand.fail(&Limit::Time.into());
                             failed = Some(Limit::Time.into());
                             return Poll::Ready(());
                         }
@@ -334,20 +376,25 @@ async fn work(hand: Arc<Hand>, mut queue: mpsc::UnboundedReceiver<Job>) {
                 }
             };
             // Noted before the instance is dropped, since that wakes those who wait for an answer.
-            hand.fail(&error);
+            places = hand.fail(&error);
             failed = Some(error);
             Poll::Ready(())
         })
         .await;
     }
+    drop((places, hand.take_broken_off()));
     hand.retire();
-    queue.close();
-    while let Ok(Job { run, place, invocation, answer }) = queue.try_recv() {
+    let left: Vec<Job> = {
+        let mut queue = hand.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.close();
+        std::iter::from_fn(|| queue.try_recv().ok()).collect()
+    };
+    for job in left {
         match &failed {
             // An instance that cannot be made could not be made for the next hand either.
-            Some(error) if !hand.is_up.load(Relaxed) => hand.fail_one(&run, error),
+            Some(error) if !hand.is_up.load(Relaxed) => hand.fail_one(&job.run, error),
             // Jobs that had not begun go to another hand.
-            _ => dispatch(Arc::clone(&hand.code), run, place, invocation, answer),
+            _ => dispatch(Arc::clone(&hand.code), job),
         }
     }
 }
@@ -376,6 +423,7 @@ async fn until_useless(
     if !comes_to_rest(accessor, hand).await {
         return;
     }
+    hand.is_at_rest.store(true, Relaxed);
     *waits = IdleInstance::begin(hand.function.runtime());
     if waits.is_some() {
         drop(place.take());
@@ -385,13 +433,11 @@ async fn until_useless(
 
 /// Waits until the guest has done what it does after its responses. False when it does not come to an end.
 async fn comes_to_rest(accessor: &Accessor<GuestState>, hand: &Hand) -> bool {
-    // Without a call nobody else keeps the clock going that interrupts guests.
-    let _ticking = hand.function.runtime().ticking();
     let at_rest = poll_fn(|cx| accessor.poll_no_interesting_tasks(cx));
     tokio::time::timeout(hand.function.spec().limits.timeout, at_rest).await.is_ok()
 }
 
-async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wasmtime::Result<()> {
+async fn serve(hand: &Arc<Hand>) -> wasmtime::Result<()> {
     let Entry::Http03(pre) = &hand.code.entry else { wasmtime::bail!("not an HTTP 0.3 component") };
     let began = Instant::now();
     // Dropped after the store: otherwise the next one may find the pool full before the instance is gone.
@@ -404,7 +450,8 @@ async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wa
         .run_concurrent(async |accessor| {
             let mut calls = FuturesUnordered::new();
             let mut is_done = false;
-            while !(hand.retired.load(Relaxed) && calls.is_empty() && queue.is_empty()) {
+            // Calls that wait are in flight, too.
+            while !(hand.retired.load(Relaxed) && hand.in_flight.load(Relaxed) == 0) {
                 let is_idle = calls.is_empty();
                 tokio::select! {
                     biased;
@@ -414,7 +461,7 @@ async fn serve(hand: &Arc<Hand>, queue: &mut mpsc::UnboundedReceiver<Job>) -> wa
                         let place: Option<Place> = ended?;
                         last_place = place.filter(|_| calls.is_empty());
                     }
-                    Some(job) = queue.recv() => {
+                    Some(job) = poll_fn(|cx| hand.queue.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx)) => {
                         (last_place, waits) = (None, None);
                         calls.push(serve_one(accessor, &service, hand, job));
                     }
@@ -444,6 +491,8 @@ async fn serve_one(
     job: Job,
 ) -> wasmtime::Result<Option<Place>> {
     let Job { run, place, invocation, answer } = job;
+    // A slice begins with what it is for, not with the last slice of long ago. Nothing computes while this runs.
+    accessor.with(|mut store| store.as_context_mut().set_epoch_deadline(1));
     let call = Call::begin(hand, Arc::clone(&run), place);
     let (sent, through) = oneshot::channel();
     let whole = async {

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{
 use super::{Code, Flavor, failure::Limit, output::LogStream, reuse03::Hand};
 use crate::{
     Function,
+    egress::continue_trace,
     meter::{Meter, Run},
     runtime::MemoryBudget,
     worker,
@@ -88,15 +89,6 @@ impl Owner {
         }
     }
 
-    /// Counts the requests to other hosts that are under way.
-    pub(crate) fn outbound(&self) -> Option<&AtomicU32> {
-        match self {
-            Self::None => None,
-            Self::Run(run) => Some(&run.outbound),
-            Self::Hand(hand) => Some(&hand.outbound),
-        }
-    }
-
     fn meter(&self) -> Option<&Meter> {
         match self {
             Self::None => None,
@@ -147,7 +139,7 @@ impl GuestState {
                 budget: Arc::clone(&function.runtime().memory),
                 owner: owner.clone(),
             },
-            hooks: Hooks { owner, bodies: 0 },
+            hooks: Hooks { owner, bodies: 0, outbound: None },
             wasi: None,
             output: Vec::new(),
             p1: None,
@@ -161,7 +153,8 @@ impl GuestState {
         for stream in &self.output {
             stream.set_owner(&owner);
         }
-        self.hooks = Hooks { owner, bodies: 0 };
+        self.hooks.owner = owner;
+        self.hooks.bodies = 0;
     }
 
     /// Uses this context for a command instead of the default one.
@@ -258,6 +251,8 @@ pub(super) struct Hooks {
     owner: Owner,
     /// Bodies that the guest has begun to write in this invocation.
     bodies: u32,
+    /// Requests to other hosts that are under way, also those of earlier invocations. Made with the first one.
+    outbound: Option<Arc<AtomicU32>>,
 }
 
 /// The answer to an outbound request, and what goes on with it afterwards.
@@ -271,14 +266,18 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _failed: Box<dyn Future<Output = wasmtime_wasi_http::Result<()>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        let owner = self.owner.clone();
+        let Some(function) = self.owner.function().cloned() else {
+            return Box::new(async { Err(wasmtime_wasi_http::Error::HttpRequestDenied) });
+        };
+        continue_trace(&self.owner, &mut request);
+        let outbound = Arc::clone(self.outbound.get_or_insert_default());
+        // Without the owner: a guest may keep this beyond its invocation.
         Box::new(async move {
-            let Some(function) = owner.function() else { return Err(wasmtime_wasi_http::Error::HttpRequestDenied) };
-            let response = function.runtime().egress.send(&owner, request, options).await?;
+            let response = function.runtime().egress.send(&function, outbound, request, options).await?;
             Ok((response, Box::new(async { Ok(()) }) as Box<dyn Future<Output = _> + Send>))
         })
     }
@@ -398,4 +397,125 @@ pub(super) fn link_module(linker: &mut wasmtime::Linker<GuestState>) -> wasmtime
         // A core module's sandbox is always given a context before it is instantiated; a default one has no grants.
         p1.get_or_insert_with(|| Box::new(WasiCtx::builder().build_p1()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use futures::poll;
+    use http_body_util::{BodyExt as _, Empty};
+    use minnow_model::{Digest, LimitCaps, Tenant};
+    use minnow_telemetry::{LogConfig, Logs, Metrics};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::oneshot,
+    };
+    use wasmtime_wasi_http::Error;
+
+    use super::*;
+    use crate::{CompileLimits, FunctionSpec, GuestKind, Runtime, RuntimeConfig, TraceContext, egress::MAX_OUTBOUND};
+
+    /// A host that answers every request with half a body.
+    async fn host() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    /// A function that may call `host`.
+    fn function(host: SocketAddr, dir: &std::path::Path) -> Arc<Function> {
+        let config = RuntimeConfig {
+            compiled_dir: dir.join("compiled"),
+            tmp_dir: dir.to_owned(),
+            sandboxes: 1,
+            sandbox_queue: 1,
+            memory_bytes: 1 << 30,
+            code_bytes: 1 << 20,
+            caps: LimitCaps::default(),
+            compile: CompileLimits::default(),
+            private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            outbound_connections: 1024,
+            executable: "/bin/false".into(),
+        };
+        let logs = Logs::open(&dir.join("logs"), LogConfig::default()).unwrap();
+        let spec = FunctionSpec {
+            tenant: Tenant::default(),
+            app: "app".parse().unwrap(),
+            version: "0.1.0".parse().unwrap(),
+            function: "web".parse().unwrap(),
+            code: Digest::of(b"code"),
+            kind: GuestKind::Http02,
+            env: Arc::default(),
+            egress: Arc::new([format!("http://{host}").parse().unwrap()]),
+            instances: Default::default(),
+            limits: Default::default(),
+        };
+        Function::new(&Runtime::new(config, logs, Metrics::new("test")).unwrap(), spec)
+    }
+
+    /// An invocation, and what is told at its end.
+    fn run(function: &Arc<Function>) -> (Owner, oneshot::Receiver<minnow_model::Usage>) {
+        let (on_end, ended) = oneshot::channel();
+        let trace = TraceContext { span_id: 1, parent_id: None, flags: 0 };
+        let run = Run::new(Arc::clone(function), RequestId(1), trace, Duration::ZERO, Some(on_end));
+        (Owner::Run(Arc::new(run)), ended)
+    }
+
+    /// What the guest holds of a request to `host`.
+    fn request(state: &mut GuestState, host: SocketAddr) -> std::pin::Pin<Box<dyn Future<Output = Sent> + Send>> {
+        let body = Empty::new().map_err(|never: std::convert::Infallible| match never {}).boxed_unsync();
+        let request = Request::get(format!("http://{host}/")).body(body).unwrap();
+        Box::into_pin(state.hooks.send_request(request, None, Box::new(async { Ok(()) })))
+    }
+
+    #[tokio::test]
+    async fn an_invocation_ends_although_a_warm_guest_keeps_what_it_asked_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let host = host().await;
+        let function = function(host, temp.path());
+        let (owner, mut ended) = run(&function);
+        let mut state = GuestState::new(&function, owner);
+        let (response, _) = request(&mut state, host).await.unwrap();
+        let mut pending = request(&mut state, host);
+        assert!(poll!(&mut pending).is_pending());
+        assert!(ended.try_recv().is_err());
+        state.serve(Owner::None);
+        assert!(ended.try_recv().is_ok(), "its usage is recorded while they are kept");
+        drop((response, pending));
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_sandbox_are_counted_over_all_its_invocations() {
+        let temp = tempfile::tempdir().unwrap();
+        let host = host().await;
+        let function = function(host, temp.path());
+        let mut state = GuestState::new(&function, Owner::None);
+        let mut kept = Vec::new();
+        for _ in 0..MAX_OUTBOUND {
+            state.serve(run(&function).0);
+            kept.push(request(&mut state, host).await.unwrap());
+        }
+        state.serve(Owner::None);
+        state.serve(run(&function).0);
+        let refused = request(&mut state, host).await;
+        assert!(matches!(refused, Err(Error::ConnectionLimitReached)));
+        // Another sandbox of the function has its own count.
+        let mut other = GuestState::new(&function, run(&function).0);
+        kept.push(request(&mut other, host).await.unwrap());
+        drop(kept.remove(0));
+        kept.push(request(&mut state, host).await.unwrap());
+    }
 }

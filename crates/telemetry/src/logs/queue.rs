@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use super::{LogError, segment::Cutoff};
 use crate::metrics::Counter;
 
-/// Lines that wait: what 100,000 lines a second fill while the disk stalls for 80 ms.
-const MAX_LINES: usize = 8192;
+/// Lines that wait: as many as the bytes below allow if they were empty. A quarter of it, an app's share, takes more than a
+/// function may print at once.
+const MAX_LINES: usize = MAX_BYTES / LINE_OVERHEAD_BYTES;
 /// Memory that waiting lines take. The writer works on one more such batch, so twice this is the most.
 const MAX_BYTES: usize = 16 << 20;
 /// What one app may have of the queue, as a part of both bounds: a noisy one drops its own lines, not those of others.

@@ -5,8 +5,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -131,7 +132,7 @@ impl OpenSegment {
                 Ok(Self { segment: newest, file, written, buffer: Vec::new() })
             }
             None => {
-                fs::create_dir_all(dir)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
                 Self::create(Segment::new(dir, time_ms, 0))
             }
         }
@@ -143,7 +144,7 @@ impl OpenSegment {
     }
 
     fn create(segment: Segment) -> io::Result<Self> {
-        let file = OpenOptions::new().create_new(true).append(true).open(&segment.path)?;
+        let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&segment.path)?;
         Ok(Self { segment, file, written: 0, buffer: Vec::new() })
     }
 
