@@ -211,6 +211,9 @@ fn what_the_data_directory_holds_is_for_the_nodes_user_alone() {
     }
     assert_eq!(mode("blobs") & 0o077, 0);
     assert_eq!(mode("compiled") & 0o077, 0);
+    node.serve(&App::of_guest("private", "hello-p2", ""));
+    until("there is a log", || node.data_dir().join("logs/default/private").exists());
+    assert_eq!(mode("logs/default/private") & 0o077, 0);
     // Tokens are stored hashed.
     let token = node.token();
     let node = node.kill_and_restart();
