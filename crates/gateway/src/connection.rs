@@ -53,6 +53,9 @@ pub(crate) struct Connection {
     lingers_since_ms: AtomicU64,
     /// Part of a request's body is not read yet.
     request_unread: AtomicBool,
+    /// A request has ended before all of its body was read. hyper reads once more, for a rest that is short: what comes then
+    /// announces no head.
+    drain_expected: AtomicBool,
     finish: AtomicBool,
     cut: AtomicBool,
     waker: OnceLock<Waker>,
@@ -73,6 +76,7 @@ impl Connection {
             offered_since_ms: AtomicU64::new(0),
             lingers_since_ms: AtomicU64::new(0),
             request_unread: AtomicBool::new(false),
+            drain_expected: AtomicBool::new(false),
             finish: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -186,6 +190,7 @@ impl InFlight {
         connection.in_flight.fetch_add(1, Relaxed);
         // HTTP/2 says by itself that it wants no more of a body.
         connection.request_unread.store(has_body && !http2, Relaxed);
+        connection.drain_expected.store(false, Relaxed);
         let stream = if http2 { Stream::current(&connection) } else { None };
         Self { connection, stream }
     }
@@ -212,6 +217,7 @@ impl Drop for InFlight {
         connection.in_flight.fetch_sub(1, Relaxed);
         connection.idle_since_ms.store(connection.worker.now_ms(), Relaxed);
         connection.head_since_ms.store(0, Relaxed);
+        connection.drain_expected.store(connection.request_unread.load(Relaxed), Relaxed);
     }
 }
 
@@ -288,9 +294,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // The rest of a body that nobody wanted to read is no head.
-        let is_head = buffer.filled().len() > before && !self.connection.request_unread.load(Relaxed);
-        if is_head && self.connection.head_since_ms.load(Relaxed) == 0 {
+        if buffer.filled().len() > before
+            && !self.connection.drain_expected.swap(false, Relaxed)
+            && self.connection.head_since_ms.load(Relaxed) == 0
+        {
             self.connection.head_since_ms.store(self.connection.worker.now_ms(), Relaxed);
         }
         polled

@@ -306,8 +306,13 @@ impl Runtime {
 }
 
 /// Whether an artifact that cannot be mapped is itself to blame: what it holds, or that it may not be read. The system may
-/// have too many open files or no address space left, which passes.
+/// have too many open files or no address space left, which passes; and code that begins with more memory than this node
+/// allows any more is in order.
 fn is_damaged(path: &Path, error: &wasmtime::Error) -> bool {
+    // The pool's refusal has no type of its own; a test holds us to its words.
+    if error.chain().any(|each| each.to_string().contains("pooling allocator requirements")) {
+        return false;
+    }
     let is_of_system =
         error.is::<io::Error>() || error.is::<rustix::io::Errno>() || error.is::<wasmtime::OutOfMemory>();
     match std::fs::File::open(path).and_then(|file| file.metadata()) {

@@ -30,6 +30,7 @@ pub fn spin(url: String) -> Response {
 pub fn block(ms: u64) -> Response {
     spawn_local(async move {
         sleep_ms(1).await;
+        println!("falls asleep");
         std::thread::sleep(std::time::Duration::from_millis(ms));
     });
     answer::text(200, "asleep from now on\n")

@@ -106,6 +106,22 @@ fn compiled_code_that_is_damaged_is_made_again() {
 }
 
 #[test]
+fn code_that_does_not_fit_under_a_lowered_cap_is_not_taken_for_damaged() {
+    let node = Node::start();
+    let code = wasm::module(
+        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (memory (export "memory") 1600)
+            (func (export "_start")))"#,
+    );
+    node.serve(&App::new("wide").code("web", "a.wasm", &code, "routes = [\"/{*rest}\"]"));
+    node.kill();
+    let before = fs::read(artifact(&node, &code)).unwrap();
+    let node = node.rebuild().config("[limits]\nmemory = \"64MiB\"").start();
+    node.get("wide", "/").problem(500, "load_failed");
+    assert!(fs::read(artifact(&node, &code)).is_ok_and(|after| after == before));
+    assert_eq!(node.metric("minnow_compile_duration_seconds_count", &[]), 0.0);
+}
+
+#[test]
 fn damaged_code_that_does_not_compile_any_more_keeps_no_compiler_busy() {
     let node = Node::start();
     let code = wasm::cgi("broken");

@@ -275,8 +275,9 @@ fn a_client_that_sends_its_headers_too_slowly_is_cut_off() {
     node.serve(&App::of_guest("slow", "lab-p2", ""));
     let begun = Instant::now();
     let silent = Connection::open(node.http).unwrap();
-    let trickle = thread::spawn(|| {
+    let trickle = |before: &'static str| {
         let mut connection = Connection::open(Node::shared().http).unwrap();
+        connection.write(before.as_bytes()).unwrap();
         connection.write(b"GET /hello HTTP/1.1\r\nHost: slow.localhost\r\nx-slow: ").unwrap();
         let mut reader = connection.writer();
         // A byte now and then keeps an idle timeout from noticing; between two of them it is watched whether the server closes.
@@ -289,12 +290,17 @@ fn a_client_that_sends_its_headers_too_slowly_is_cut_off() {
             };
             sent.is_err() || !is_open
         });
-    });
+    };
+    // Also after a request whose body nobody read.
+    let ignored = "POST /hello HTTP/1.1\r\nHost: nobody.localhost\r\ncontent-length: 4\r\n\r\nbody";
+    let trickles = ["", ignored].map(|before| thread::spawn(move || trickle(before)));
     // Meanwhile others are served.
-    while !trickle.is_finished() && begun.elapsed() < Duration::from_secs(3) {
+    while begun.elapsed() < Duration::from_secs(3) {
         node.get("slow", "/hello").ok();
     }
-    trickle.join().unwrap();
+    for trickle in trickles {
+        trickle.join().unwrap();
+    }
     // Nor may a client connect and say nothing. An idle connection would stay longer than anybody here waits.
     assert_eq!(silent.read_to_end().unwrap(), b"");
 }

@@ -60,6 +60,8 @@ fn a_shared_instance_that_sleeps_after_its_answer_holds_up_nobody_and_ends_with_
         let (answer, kept) = connection.exchange(&Request::get("asleep", path)).unwrap().rest_and_connection().unwrap();
         answer.ok();
         connection = kept;
+        // A call that is in the instance when it falls asleep sleeps with it.
+        until("it sleeps", || node.logs("asleep").iter().any(|line| line["message"] == "falls asleep"));
     }
     until("its place is free again", || node.count("asleep", "running") == 0);
     until("the log says why", || {

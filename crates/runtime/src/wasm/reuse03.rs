@@ -170,6 +170,7 @@ impl Hand {
     fn came_back(&self) -> Poll<()> {
         self.computing_ns.store(0, Relaxed);
         self.back_ns.store(monotonic_ns(), Relaxed);
+        self.is_blocked.store(false, Relaxed);
         Poll::Pending
     }
 
@@ -222,15 +223,19 @@ impl Hand {
 
     /// Gives calls that cannot begin, since the guest waits in a call that blocks, to other hands.
     fn give_away(&self) {
-        // Whatever waits here after a poll was not taken in it. A guest that computes goes on within milliseconds, and one that
-        // is not up yet would not be up elsewhere either.
+        // Whatever waits here after a poll was not taken in it (or has come from another thread since, on the control API's
+        // runtime, and starts an instance more). A guest that computes goes on within milliseconds, and one that is not up yet
+        // would not be up elsewhere either.
         let begun = self.calls.lock().unwrap_or_else(PoisonError::into_inner).len();
         let is_waited_for = self.in_flight.load(Relaxed) as usize > begun;
-        let is_blocked = is_waited_for && self.is_up.load(Relaxed) && !self.meter.is_suspended();
-        self.is_blocked.store(is_blocked, Relaxed);
-        while self.is_blocked.load(Relaxed) {
+        if !is_waited_for || !self.is_up.load(Relaxed) || self.meter.is_suspended() {
+            return;
+        }
+        self.is_blocked.store(true, Relaxed);
+        loop {
             let Ok(job) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv() else { return };
             self.in_flight.fetch_sub(1, Relaxed);
+            self.given.fetch_sub(1, Relaxed);
             dispatch(Arc::clone(&self.code), job);
         }
     }
