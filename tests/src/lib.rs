@@ -20,6 +20,7 @@ mod node;
 mod process;
 mod random;
 mod tls;
+pub mod toolchains;
 pub mod upstream;
 mod wait;
 pub mod wasm;

@@ -1,9 +1,9 @@
 //! `cargo xtask bench`: Minnow against its peers, in the same run, on the same machine.
 //!
-//! One file a benchmark ([`hello`], [`reuse`], [`cold`], [`density`], [`neighbour`], [`overload`]); the rest is what they
-//! share. Read [`machine`] for how server and load are kept apart, [`contest`] for the interleaved rounds, [`node`] and
-//! [`peers`] for what is measured, [`wrk`], [`open_loop`] and [`http`] for what measures, and [`report`] for what is
-//! written to bench/RESULTS.md.
+//! One file a benchmark ([`hello`], [`reuse`], [`cold`], [`density`], [`neighbour`], [`overload`], and those of JavaScript in
+//! [`js`]); the rest is what they share. Read [`machine`] for how server and load are kept apart, [`contest`] for the
+//! interleaved rounds, [`node`], [`peers`] and [`npm`] for what is measured, [`wrk`], [`open_loop`] and [`http`] for what
+//! measures, and [`report`] for what is written to bench/RESULTS.md.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -16,9 +16,11 @@ mod distinct;
 mod hello;
 mod histogram;
 mod http;
+mod js;
 mod machine;
 mod neighbour;
 mod node;
+mod npm;
 mod open_loop;
 mod overload;
 mod peers;
@@ -75,8 +77,31 @@ enum What {
     Neighbour,
     /// Twice the capacity
     Overload,
-    /// Everything, about ten minutes
+    /// Everything that begins with js
+    Js,
+    /// JavaScript through the gateway, against deno serve and workerd
+    JsWarm,
+    /// JSON and SHA-256 in JavaScript, against node
+    JsWork,
+    /// First requests to JavaScript functions, against starting node
+    JsCold,
+    /// From an endless loop that was killed to the next good answer
+    JsRecovery,
+    /// 1,000 idle JavaScript functions, against as many of WebAssembly
+    JsIdle,
+    /// Everything, about twenty minutes
     All,
+}
+
+impl What {
+    fn includes(self, part: Self) -> bool {
+        use What::{JsCold, JsIdle, JsRecovery, JsWarm, JsWork};
+        match self {
+            Self::All => true,
+            Self::Js => matches!(part, JsWarm | JsWork | JsCold | JsRecovery | JsIdle),
+            one => one == part,
+        }
+    }
 }
 
 /// A load average above this means that something else wants a core of its own.
@@ -86,13 +111,18 @@ const BUSY: f64 = 1.0;
 type Run = fn(&Setup) -> Result<Report>;
 
 /// All benchmarks, in the order in which they run and stand in bench/RESULTS.md.
-const BENCHES: [(What, &str, Run); 6] = [
+const BENCHES: [(What, &str, Run); 11] = [
     (What::Hello, "hello", hello::run),
     (What::Reuse, "reuse", reuse::run),
     (What::Cold, "cold", cold::run),
     (What::Density, "density", density::run),
     (What::Neighbour, "neighbour", neighbour::run),
     (What::Overload, "overload", overload::run),
+    (What::JsWarm, "js-warm", js::warm::run),
+    (What::JsWork, "js-work", js::work::run),
+    (What::JsCold, "js-cold", js::cold::run),
+    (What::JsRecovery, "js-recovery", js::recovery::run),
+    (What::JsIdle, "js-idle", js::idle::run),
 ];
 
 /// What every benchmark needs to know.
@@ -131,7 +161,7 @@ impl Setup {
 /// not keep the others from running, but fails the command; a figure that misses its target does not.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let arguments = Arguments::parse_from(args);
-    let is_wanted = |what: What| arguments.what.contains(&what) || arguments.what.contains(&What::All);
+    let is_wanted = |what: What| arguments.what.iter().any(|named| named.includes(what));
     if is_wanted(What::Cold) {
         container::hide_second_cgroup_hierarchy()?;
     }

@@ -1,11 +1,13 @@
 //! The one door to everything that a developer or CI does with this repository: `cargo xtask <what>`.
 //!
 //! Read [`test`] for what `cargo xtask test` installs and runs, [`tidy`] for the checks, [`docs`] for the pages made from
-//! the code, [`guests`] for the prebuilt WebAssembly and [`wasm_toolchain`] for where its compiler comes from.
+//! the code, [`guests`] for the prebuilt WebAssembly, [`wasm_toolchain`] for where its compiler comes from and [`languages`]
+//! for those of other languages.
 
 mod bench;
 mod docs;
 mod guests;
+mod languages;
 mod test;
 mod tidy;
 mod wasm_toolchain;

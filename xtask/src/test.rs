@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::wasm_toolchain::Toolchain;
-use crate::{cargo, must_run};
+use crate::{cargo, languages, must_run};
 
 /// Something that the tests use and a machine with only Rust may lack.
 struct Need {
@@ -15,13 +15,21 @@ struct Need {
     install: fn() -> Result<()>,
 }
 
-fn needs() -> [Need; 1] {
-    [Need {
-        what: "a Rust toolchain for wasm32-wasip2",
-        why: "to build the app that `minnow new` makes",
-        is_there: || Toolchain::find().is_some(),
-        install: || Toolchain::find_or_install().map(drop),
-    }]
+fn needs() -> [Need; 2] {
+    [
+        Need {
+            what: "a Rust toolchain for wasm32-wasip2",
+            why: "to build the app that `minnow new` makes",
+            is_there: || Toolchain::find().is_some(),
+            install: || Toolchain::find_or_install().map(drop),
+        },
+        Need {
+            what: "toolchains for Python, Go, C and Zig",
+            why: "to build the apps that `minnow new --template` makes",
+            is_there: || languages::find().is_some(),
+            install: || languages::find_or_install().map(drop),
+        },
+    ]
 }
 
 /// Where cargo builds.
@@ -48,5 +56,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let toolchain = Toolchain::find_or_install()?;
     let entry = toolchain.path_entry().map(|path| path.as_os_str().to_owned());
     command.env("MINNOW_TEST_WASM_PATH", entry.unwrap_or_default());
+    command.env("MINNOW_TEST_LANGUAGES", languages::find_or_install()?);
     must_run(&mut command)
 }

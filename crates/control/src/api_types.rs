@@ -79,7 +79,7 @@ pub struct FunctionStatus {
     pub function: FunctionName,
     #[schema(value_type = String)]
     pub version: Version,
-    /// `http-0.2`, `http-0.3`, `command` or `command-core`: read from the code.
+    /// `http-0.2`, `http-0.3`, `command` or `command-core`, read from the WebAssembly; `js` for JavaScript.
     pub kind: String,
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<RoutePattern>,
@@ -89,8 +89,14 @@ pub struct FunctionStatus {
     pub running: u64,
     /// Requests waiting now.
     pub queued: u64,
-    /// Whether the code is mapped into memory now.
+    /// Whether the code is in memory now: mapped, or in a process.
     pub loaded: bool,
+    /// Processes of a JavaScript function now.
+    #[serde(default)]
+    pub processes: u64,
+    /// How many seconds a JavaScript function is not started from now on, because its processes kept failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back_s: Option<u64>,
 }
 
 /// What one live version has done, in [`AppStatus`]: the figures by which a canary is judged. Static files are not counted.

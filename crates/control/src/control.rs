@@ -13,7 +13,7 @@ use std::{
 };
 
 use minnow_model::{AppName, Deployment, Digest, Share, Tenant, Version};
-use minnow_runtime::{Live, LiveApp, Runtime};
+use minnow_runtime::{FunctionCode, Live, LiveApp, Runtime};
 use minnow_store::{Blobs, DataDir, StoreError};
 use minnow_telemetry::{Logs, Metrics};
 use tokio::sync::{Mutex, Notify, RwLock, watch};
@@ -133,8 +133,10 @@ impl Control {
         for app in self.live.load().values() {
             for function in app.shares.iter().flat_map(|(_, version)| &version.functions) {
                 let spec = function.spec();
-                if seen.insert(spec.code) && self.runtime.compiled_kind(&spec.code).is_none() {
-                    missing.insert(spec.code, format!("{}@{}/{}", spec.app, spec.version, spec.function));
+                // JavaScript is compiled by V8 in its process.
+                let FunctionCode::Wasm { digest, .. } = spec.code else { continue };
+                if seen.insert(digest) && self.runtime.compiled_kind(&digest).is_none() {
+                    missing.insert(digest, format!("{}@{}/{}", spec.app, spec.version, spec.function));
                 }
             }
         }
@@ -248,12 +250,14 @@ impl Control {
                 let running = version.and_then(|version| version.function(&name));
                 all.push(FunctionStatus {
                     version: row.config.version.clone(),
-                    kind: self.builder.kind(&function.wasm).map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
+                    kind: self.builder.code(&function.code).map(|code| code.kind().to_owned()).unwrap_or_default(),
                     routes: function.routes,
                     limits: function.limits,
                     running: running.map_or(0, |function| function.running()),
                     queued: running.map_or(0, |function| function.queued()),
                     loaded: running.is_some_and(|function| function.is_loaded()),
+                    processes: running.map_or(0, |function| function.processes().0 as u64),
+                    held_back_s: running.and_then(|function| function.held_for()).map(|held| held.as_secs()),
                     function: name,
                 });
             }

@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use minnow_model::{AppName, Code, Deployment, Digest, FunctionName, Level, LogLine, LogSource, Tenant, Version};
-use minnow_runtime::{GuestKind, LiveApp};
+use futures::StreamExt as _;
+use minnow_model::{
+    AppName, BundleConfig, BundledCode, BundledFunction, Code, Deployment, Digest, FunctionName, Level, LogLine, LogSource,
+    Tenant, Version,
+};
+use minnow_runtime::{FunctionCode, FunctionSpec, GuestKind, LiveApp};
 
 use crate::{Control, ControlError, registry::LiveRow};
 
@@ -98,8 +102,30 @@ impl Control {
     /// Makes sure that the code of these versions is compiled for this engine: it is, unless the node was upgraded since
     /// they were published.
     async fn compile_rows(&self, rows: &[LiveRow]) -> Result<(), ControlError> {
-        let functions = rows.iter().flat_map(|row| &row.config.functions);
-        self.compile_all(functions.map(|(name, function)| (function.wasm, name.clone())).collect()).await
+        self.compile_all(wasm_of(rows.iter().flat_map(|row| &row.config.functions))).await
+    }
+
+    /// Loads each JavaScript function of the version once, in a sandbox like the one that it will run in; reports every
+    /// function that cannot be loaded.
+    pub(crate) async fn check_js(&self, tenant: &Tenant, config: &BundleConfig) -> Result<(), ControlError> {
+        let specs: Vec<FunctionSpec> = self.builder.specs(tenant, config.clone())?;
+        let specs = specs.into_iter().filter(|spec| matches!(spec.code, FunctionCode::Js { .. }));
+        let checks = specs.map(|spec| async move {
+            let name = spec.function.clone();
+            (name, self.runtime.check_js(spec).await)
+        });
+        let checked: Vec<_> = futures::stream::iter(checks).buffered(JS_CHECKS).collect().await;
+        let mut refused: Option<(Code, Vec<String>)> = None;
+        for (name, checked) in checked {
+            if let Err(failure) = checked {
+                let all = refused.get_or_insert((failure.publish_code(), Vec::new()));
+                all.1.push(format!("function `{name}`: {failure}"));
+            }
+        }
+        match refused {
+            Some((code, errors)) => Err(ControlError::Compile { code, errors }),
+            None => Ok(()),
+        }
     }
 
     /// Compiles each piece of code that is not compiled yet; reports every piece that does not compile, by one of the
@@ -139,4 +165,18 @@ impl Control {
         self.builder.set_kind(digest, kind);
         Ok(kind)
     }
+}
+
+/// JavaScript functions that a publish loads at once, to check them. Each is a process.
+const JS_CHECKS: usize = 2;
+
+/// The WebAssembly among the code of these functions, each with one that uses it.
+pub(crate) fn wasm_of<'a>(
+    functions: impl Iterator<Item = (&'a FunctionName, &'a BundledFunction)>,
+) -> BTreeMap<Digest, FunctionName> {
+    let wasm = functions.filter_map(|(name, function)| match function.code {
+        BundledCode::Wasm(digest) => Some((digest, name.clone())),
+        BundledCode::Js { .. } => None,
+    });
+    wasm.collect()
 }

@@ -66,6 +66,7 @@ impl Control {
             peer: None,
             script_len: script_len(version, &request, target),
             request,
+            upgrade: None,
             on_end: Some(on_end),
         };
         let response = match self.runtime.invoke(target, invocation).await {

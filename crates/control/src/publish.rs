@@ -15,7 +15,7 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::Stream;
 use minnow_model::{
-    AppName, BundleConfig, Digest, FunctionName, LimitCaps, Tenant, Version,
+    AppName, BundleConfig, Digest, LimitCaps, Tenant, Version,
     bundle::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, OciBundle, OciError, read_oci_manifest},
 };
 use minnow_store::{Blobs, StoreError, Written, blobs::UploadError};
@@ -24,6 +24,7 @@ use crate::{
     Control, ControlConfig, ControlError,
     api_types::Published,
     control::version_info,
+    deploy::wasm_of,
     registry::{Committed, NewVersion},
 };
 
@@ -79,10 +80,8 @@ impl Control {
         let (blobs, config) = (Arc::clone(&self.blobs), self.config.clone());
         let (url_app, url_version) = (app.clone(), version.clone());
         let checked = blocking(move || check(&blobs, &config, &manifest, &url_app, &url_version)).await?;
-        let functions = checked.config.functions.iter();
-        let code: BTreeMap<Digest, FunctionName> =
-            functions.map(|(name, function)| (function.wasm, name.clone())).collect();
-        self.compile_all(code).await?;
+        self.compile_all(wasm_of(checked.config.functions.iter())).await?;
+        self.check_js(tenant, &checked.config).await?;
         let new = NewVersion {
             tenant: tenant.clone(),
             config: checked.config,
@@ -178,7 +177,7 @@ fn check(
         .map_err(|error| ControlError::invalid(format!("the bundle's config cannot be read: {error}")))?;
     check_config(&found, &config.caps, &bundle, app, version)?;
     for (name, function) in &found.functions {
-        let size = needed.get(&function.wasm).copied().unwrap_or_default();
+        let size = needed.get(&function.code.digest()).copied().unwrap_or_default();
         if size > config.max_wasm_bytes {
             let (size, most) = (iec(size), iec(config.max_wasm_bytes));
             return Err(ControlError::TooLarge(format!(

@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use minnow_model::{BundleConfig, Digest, EgressRule, Tenant};
-use minnow_runtime::{Function, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime};
+use minnow_model::{BundleConfig, BundledCode, Digest, EgressRule, Tenant};
+use minnow_runtime::{Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime};
 
 use crate::{ControlError, registry::LiveRow};
 
@@ -62,32 +62,39 @@ impl Builder {
 
     fn version(&self, tenant: &Tenant, config: BundleConfig) -> Result<LiveVersion, ControlError> {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
-        let BundleConfig { app, version, functions, files, sticky } = config;
-        let functions = functions
-            .into_iter()
-            .map(|(name, function)| {
-                let kind = self.kind(&function.wasm).ok_or_else(|| {
-                    ControlError::Corrupt(format!("function `{name}` of {app}@{version} was never compiled"))
-                })?;
-                let spec = FunctionSpec {
-                    tenant: tenant.clone(),
-                    app: app.clone(),
-                    version: version.clone(),
-                    function: name,
-                    code: function.wasm,
-                    kind,
-                    env: if function.env.is_empty() { Arc::clone(&self.no_env) } else { Arc::new(function.env) },
-                    egress: if function.egress.is_empty() {
-                        Arc::clone(&self.no_egress)
-                    } else {
-                        function.egress.into()
-                    },
-                    instances: function.instances,
-                    limits: function.limits,
-                };
-                Ok(Function::new(&self.runtime, spec))
-            })
-            .collect::<Result<_, ControlError>>()?;
+        let (version, files, sticky) = (config.version.clone(), config.files.clone(), config.sticky.clone());
+        let specs = self.specs(tenant, config)?;
+        let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
         Ok(LiveVersion { version, router, functions, files, sticky })
+    }
+
+    /// What the runtime needs to know of the version's functions, in the order of their names.
+    pub(crate) fn specs(&self, tenant: &Tenant, config: BundleConfig) -> Result<Vec<FunctionSpec>, ControlError> {
+        let BundleConfig { app, version, functions, .. } = config;
+        let specs = functions.into_iter().map(|(name, function)| {
+            let code = self.code(&function.code).ok_or_else(|| {
+                ControlError::Corrupt(format!("function `{name}` of {app}@{version} was never compiled"))
+            })?;
+            Ok(FunctionSpec {
+                tenant: tenant.clone(),
+                app: app.clone(),
+                version: version.clone(),
+                function: name,
+                code,
+                env: if function.env.is_empty() { Arc::clone(&self.no_env) } else { Arc::new(function.env) },
+                egress: if function.egress.is_empty() { Arc::clone(&self.no_egress) } else { function.egress.into() },
+                instances: function.instances,
+                limits: function.limits,
+            })
+        });
+        specs.collect()
+    }
+
+    /// The code as the runtime knows it; `None` for WebAssembly that was never compiled.
+    pub(crate) fn code(&self, code: &BundledCode) -> Option<FunctionCode> {
+        match *code {
+            BundledCode::Wasm(digest) => Some(FunctionCode::Wasm { digest, kind: self.kind(&digest)? }),
+            BundledCode::Js { module, source_map } => Some(FunctionCode::Js { module, source_map }),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use minnow_model::AppName;
+use socket2::TcpKeepalive;
 
 /// The settings of a gateway.
 #[derive(Debug, Clone)]
@@ -67,6 +68,11 @@ pub(crate) const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// How often an HTTP/2 client is asked whether it is still there; it has as long again to answer.
 pub(crate) const HTTP2_PING: Duration = Duration::from_secs(20);
+
+/// How the kernel watches over a WebSocket's client that sends nothing: it is asked after a minute, then every 15 s, and is
+/// gone after four questions. Clients that vanish without a word (a phone that lost its network) would stay for ever.
+pub(crate) const KEEP_ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// How long a connection that answered before it had read the whole request goes on reading, so that the client sees the
 /// answer instead of a reset. nginx's `lingering_timeout` is 5 s.

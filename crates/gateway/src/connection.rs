@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
@@ -21,16 +21,17 @@ use http::{HeaderValue, Version};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use minnow_model::Code;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use crate::{
-    config::{GatewayConfig, LINGER},
+    config::{GatewayConfig, KEEP_ALIVE, LINGER},
     request,
     stream::Stream,
-    worker::Worker,
+    worker::{Open, Worker},
 };
 
 /// A connection as its requests and its worker see it. Everything runs on the worker's thread: the atomics are there for
@@ -59,6 +60,11 @@ pub(crate) struct Connection {
     finish: AtomicBool,
     cut: AtomicBool,
     waker: OnceLock<Waker>,
+    /// The connection has become a WebSocket's. Its socket belongs to the function's invocation then, and stays open and
+    /// known to the worker until that drops it.
+    has_left_http: AtomicBool,
+    /// Who reads and writes it then.
+    tunnel: Mutex<Option<Waker>>,
 }
 
 impl Connection {
@@ -80,15 +86,18 @@ impl Connection {
             finish: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             waker: OnceLock::new(),
+            has_left_http: AtomicBool::new(false),
+            tunnel: Mutex::default(),
             worker,
         }
     }
 
-    /// Speaks HTTP with the client until either side is done, or the worker says so.
-    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let socket = TokioIo::new(Socket { stream, connection: Arc::clone(&self) });
+    /// Speaks HTTP with the client until either side is done, or the worker says so. The connection is `open` until its
+    /// socket is closed, which may be later: a WebSocket takes it away from HTTP.
+    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, open: Open) {
+        let socket = TokioIo::new(Socket { stream, connection: Arc::clone(&self), is_watched: false, _open: open });
         let service = service_fn(|request| request::handle(Arc::clone(&self), request));
-        let mut http = std::pin::pin!(self.worker.protocol.serve_connection(socket, service));
+        let mut http = std::pin::pin!(self.worker.protocol.serve_connection_with_upgrades(socket, service));
         let mut finishing = false;
         poll_fn(|context| {
             self.waker.get_or_init(|| context.waker().clone());
@@ -147,6 +156,16 @@ impl Connection {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+        if let Some(waker) = &*self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The response under way is the last one: the connection becomes a WebSocket's. It stays busy, so that it may be idle
+    /// for as long as both sides like.
+    pub(crate) fn leave_http(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.has_left_http.store(true, Relaxed);
     }
 
     /// The request's body has been read to its end.
@@ -273,9 +292,34 @@ impl Activity {
 struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
+    /// The kernel asks the client whether it is there.
+    is_watched: bool,
+    _open: Open,
 }
 
 impl Socket {
+    /// While HTTP is spoken, [`Connection::serve`] heeds [`Connection::cut`]; afterwards the socket does.
+    fn heed_cut(&mut self, context: &Context<'_>) -> io::Result<()> {
+        if self.connection.has_left_http.load(Relaxed) { self.heed_cut_in_tunnel(context) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn heed_cut_in_tunnel(&mut self, context: &Context<'_>) -> io::Result<()> {
+        if self.connection.cut.load(Relaxed) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if !self.is_watched {
+            self.is_watched = true;
+            SockRef::from(&self.stream).set_tcp_keepalive(&KEEP_ALIVE)?;
+        }
+        let mut tunnel = self.connection.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *tunnel {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Ok(())
+    }
+
     fn note_write(&self, polled: &Poll<io::Result<usize>>) {
         let stalled = &self.connection.stalled_since_ms;
         if polled.is_ready() {
@@ -292,6 +336,7 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.heed_cut(context)?;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before
@@ -306,6 +351,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.heed_cut(context)?;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note_write(&polled);
         polled
@@ -316,6 +362,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.heed_cut(context)?;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.note_write(&polled);
         polled

@@ -3,8 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -51,6 +51,34 @@ fn remove_found(headers: &mut HeaderMap) {
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
+}
+
+/// Whether a GET request without a body asks for a WebSocket (RFC 6455 section 4.2.1), as far as the header fields say so.
+pub(crate) fn ask_for_websocket(headers: &HeaderMap) -> bool {
+    let names = |name, token: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|each| each.trim().eq_ignore_ascii_case(token))
+    };
+    let one = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    names(CONNECTION, "upgrade")
+        && names(UPGRADE, "websocket")
+        && one(SEC_WEBSOCKET_VERSION) == Some(b"13")
+        && one(SEC_WEBSOCKET_KEY).is_some_and(is_websocket_key)
+}
+
+/// 16 bytes in base64.
+fn is_websocket_key(key: &[u8]) -> bool {
+    matches!(key.split_last_chunk(), Some((digits, b"==")) if digits.len() == 22
+        && digits.iter().all(|digit| digit.is_ascii_alphanumeric() || matches!(digit, b'+' | b'/')))
+}
+
+/// Sets the fields that [`remove_hop_by_hop`] has removed from one half of a WebSocket handshake.
+pub(crate) fn set_upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// Tells the function who asked and how: `x-forwarded-for`, `-host` and `-proto`. What the client sent under these names
@@ -134,6 +162,41 @@ mod tests {
             let mut headers = headers(before);
             remove_hop_by_hop(&mut headers);
             assert_eq!(fields(&headers), after, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_in_one_way_only() {
+        let right = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        assert!(ask_for_websocket(&headers(&right)));
+        for (name, value, expected) in [
+            ("connection", "keep-alive, upgrade", true),
+            ("connection", "keep-alive", false),
+            ("upgrade", "WebSocket", true),
+            ("upgrade", "h2c", false),
+            ("sec-websocket-version", "8", false),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ", false),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=a", false),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25j ZQ==", false),
+            ("sec-websocket-key", "", false),
+        ] {
+            let mut other = headers(&right);
+            other.insert(name, HeaderValue::from_static(value));
+            assert_eq!(ask_for_websocket(&other), expected, "{name}: {value}");
+        }
+        for (name, value) in right {
+            let mut other = headers(&right);
+            other.remove(name);
+            assert!(!ask_for_websocket(&other), "without {name}");
+            other.append(name, HeaderValue::from_static(value));
+            other.append(name, HeaderValue::from_static(value));
+            // Lists may have several fields.
+            assert_eq!(ask_for_websocket(&other), !name.starts_with("sec"), "two of {name}");
         }
     }
 

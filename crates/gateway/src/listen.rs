@@ -123,7 +123,7 @@ fn work(
     };
     let _ = started.send(Ok(()));
     drop(started);
-    let cut = runtime.block_on(Arc::new(Worker::new(node)).run(listener, stop)).unwrap_or_else(|error| {
+    let cut = runtime.block_on(Arc::new(Worker::new(node, stop)).run(listener)).unwrap_or_else(|error| {
         tracing::error!(%error, "a gateway worker failed");
         0
     });

@@ -4,19 +4,19 @@ use std::{borrow::Cow, convert::Infallible, io, sync::Arc};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, HOST, LOCATION},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION},
     request,
     uri::{Authority, Scheme},
 };
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minnow_model::{Code, RequestId};
-use minnow_runtime::{Body, Function, Invocation, TraceContext, response::content_length};
+use minnow_runtime::{Body, Function, Invocation, TraceContext, invocation::Upgrade, response::content_length};
 
 use crate::{
     body::{Content, NoBody, RequestBody, ResponseBody},
     connection::{Connection, InFlight},
-    headers::{X_REQUEST_ID, join_cookies, remove_hop_by_hop, set_forwarded},
+    headers::{X_REQUEST_ID, ask_for_websocket, join_cookies, remove_hop_by_hop, set_forwarded, set_upgrade},
     host::{self, HostName},
     ids,
     refusal::Refusal,
@@ -70,7 +70,9 @@ pub(crate) async fn handle(
         }
     };
 
-    if connection.worker.is_draining() && version < Version::HTTP_2 {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        connection.leave_http();
+    } else if connection.worker.is_draining() && version < Version::HTTP_2 {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     parts.headers.insert(&X_REQUEST_ID, ids::header_value(id));
@@ -146,7 +148,8 @@ async fn run(
 ) -> Result<Response<Content>, Answer> {
     let node = &*connection.worker.node;
     let limit_bytes = call.function.spec().limits.request_body_bytes;
-    let body = if incoming.is_end_stream() {
+    let has_no_body = incoming.is_end_stream();
+    let body = if has_no_body {
         Body::new(NoBody)
     } else if incoming.size_hint().lower() > limit_bytes {
         return Err(Answer::gateway(Code::RequestTooLarge.into()));
@@ -154,7 +157,11 @@ async fn run(
         Body::new(RequestBody::new(incoming, limit_bytes, Arc::clone(connection)))
     };
 
+    let upgrade = offer_upgrade(connection, &mut head, has_no_body);
     remove_hop_by_hop(&mut head.headers);
+    if upgrade.is_some() {
+        set_upgrade(&mut head.headers);
+    }
     // HTTP/2 has no Host header, and one that differs from the URI does not count (RFC 9112 section 3.2.2).
     if let Some(authority) = head.uri.authority()
         && let Ok(host) = HeaderValue::try_from(authority.as_str())
@@ -173,12 +180,21 @@ async fn run(
         scheme,
         peer: Some(connection.peer),
         script_len: call.script_len,
+        upgrade,
         on_end: None,
     };
     match node.runtime.invoke(call.function, invocation).await {
         Ok(response) => Ok(sendable(response)),
         Err(problem) => Err(Answer { refusal: problem.into(), counted: true }),
     }
+}
+
+/// Offers the function the client's connection, when the client asks for a WebSocket.
+fn offer_upgrade(connection: &Connection, head: &mut request::Parts, has_no_body: bool) -> Option<Upgrade> {
+    // hyper puts it there for any HTTP/1.1 request with an `upgrade` field, and for no other.
+    let client = head.extensions.remove::<OnUpgrade>()?;
+    let is_offered = head.method == Method::GET && has_no_body && ask_for_websocket(&head.headers);
+    is_offered.then(|| Upgrade { client, stop: connection.worker.stop() })
 }
 
 /// The request's URI with the scheme and authority that HTTP/1 has in its connection and its Host header.
@@ -193,6 +209,12 @@ fn with_authority(uri: Uri, scheme: &str, authority: Authority) -> Result<Uri, R
 fn sendable(response: Response<Body>) -> Response<Content> {
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // The runtime lets one through only where the client was offered.
+        set_upgrade(&mut parts.headers);
+        parts.headers.remove(CONTENT_LENGTH);
+        return Response::from_parts(parts, Content::Empty);
+    }
     let sized = match content_length(&parts.headers) {
         Ok(claimed) => claimed.is_none() || claimed == body.size_hint().exact(),
         Err(_) => false,

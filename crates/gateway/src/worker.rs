@@ -54,6 +54,8 @@ pub(crate) struct Worker {
     /// Milliseconds since the worker began, as of the last sweep; from 1, since 0 stands for never.
     now_ms: AtomicU64,
     draining: AtomicBool,
+    /// When everything has to be over, once the node stops.
+    stop: watch::Receiver<Option<Instant>>,
     /// Touched when a connection comes or goes and by the sweep, never by a request.
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next_id: AtomicU64,
@@ -62,12 +64,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    pub(crate) fn new(node: Arc<Node>, stop: watch::Receiver<Option<Instant>>) -> Self {
         Self {
             protocol: protocol(&node.config),
             node,
             now_ms: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            stop,
             connections: Mutex::default(),
             next_id: AtomicU64::new(0),
             empty: Notify::new(),
@@ -84,14 +87,16 @@ impl Worker {
         self.draining.load(Relaxed)
     }
 
+    /// Tells those that hold a connection after HTTP when the node stops.
+    pub(crate) fn stop(&self) -> watch::Receiver<Option<Instant>> {
+        self.stop.clone()
+    }
+
     /// Serves until `stop` says when everything has to be over, then drains. Answers how many connections were still open
     /// at that time.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        listener: std::net::TcpListener,
-        mut stop: watch::Receiver<Option<Instant>>,
-    ) -> io::Result<usize> {
+    pub(crate) async fn run(self: Arc<Self>, listener: std::net::TcpListener) -> io::Result<usize> {
         let listener = TcpListener::from_std(listener)?;
+        let mut stop = self.stop();
         tokio::spawn(Arc::clone(&self).sweep());
         loop {
             tokio::select! {
@@ -122,10 +127,7 @@ impl Worker {
         }
         let connection = Arc::new(Connection::new(Arc::clone(self), peer));
         self.connections().insert(open.id, Arc::clone(&connection));
-        tokio::spawn(async move {
-            connection.serve(stream).await;
-            drop(open);
-        });
+        tokio::spawn(connection.serve(stream, open));
     }
 
     /// Takes the connections that the kernel has established already: closing the listener would reset them.
@@ -189,7 +191,7 @@ impl Worker {
 }
 
 /// One open connection, counted and known to its worker until this is dropped.
-struct Open {
+pub(crate) struct Open {
     worker: Arc<Worker>,
     id: u64,
     _gauge: minnow_telemetry::metrics::Held,

@@ -13,12 +13,12 @@ pub const DEFAULT_HTTP: &str = "127.0.0.1:7700";
 /// Where the admin listener (the control API) is when nothing else is said.
 pub const DEFAULT_ADMIN: &str = "127.0.0.1:7701";
 
-/// A Lambda that you host yourself: WebAssembly functions behind one gateway.
+/// A Lambda that you host yourself: JavaScript and WebAssembly functions behind one gateway.
 #[derive(Debug, Parser)]
 #[command(
     name = "minnow",
     version,
-    about = "A Lambda that you host yourself: WebAssembly functions behind one gateway",
+    about = "A Lambda that you host yourself: JavaScript and WebAssembly functions behind one gateway",
     arg_required_else_help = true,
     after_help = "A first app in two commands:
   minnow new hello
@@ -45,6 +45,7 @@ enum Verb {
     Build(verb::build::BuildArgs),
     Dev(verb::dev::DevArgs),
     Node(verb::node::NodeArgs),
+    Setup(verb::setup::SetupArgs),
     Login(verb::login::LoginArgs),
     Logout(verb::logout::LogoutArgs),
     Publish(verb::publish::PublishArgs),
@@ -64,6 +65,7 @@ impl Cli {
     pub fn wants_json(&self) -> bool {
         match &self.verb {
             Verb::New(_) | Verb::Build(_) | Verb::Dev(_) | Verb::Node(_) | Verb::Completions(_) => false,
+            Verb::Setup(args) => args.json.json,
             Verb::Login(args) => args.json.json,
             Verb::Logout(args) => args.json.json,
             Verb::Publish(args) => args.json.json,
@@ -85,6 +87,7 @@ impl Cli {
             Verb::Build(args) => block_on(verb::build::run(args)),
             Verb::Dev(args) => verb::dev::run(args),
             Verb::Node(args) => verb::node::run(args),
+            Verb::Setup(args) => block_on(verb::setup::run(args)),
             Verb::Login(args) => block_on(verb::login::run(args)),
             Verb::Logout(args) => verb::logout::run(&args),
             Verb::Publish(args) => block_on(verb::publish::run(args)),
@@ -219,6 +222,9 @@ mod tests {
             (&["node", "--data-dir"], false),
             (&["node", "--data-dir", "d"], true),
             (&["node", "--data-dir", "d", "--http", "0.0.0.0:80", "--admin", "127.0.0.1:1", "--domain", "x.org"], true),
+            (&["setup"], false),
+            (&["setup", "js", "--json"], true),
+            (&["setup", "java"], false),
             (&["login"], true),
             (&["login", "http://127.0.0.1:7701", "--token-file", "t"], true),
             (&["login", "--status", "--json"], true),

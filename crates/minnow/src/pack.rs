@@ -4,22 +4,23 @@ mod files;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use minnow_model::{
-    BundleConfig, BundledFunction, Digest, FunctionName, Version,
-    bundle::{FILE_TYPE, Layer, OciError, WASM_TYPE, oci_manifest},
+    BundleConfig, BundledCode, BundledFunction, Digest, FunctionName, Version,
+    bundle::{FILE_TYPE, JS_TYPE, Layer, OciError, SOURCE_MAP_TYPE, WASM_TYPE, oci_manifest},
     digest::Digester,
-    manifest::{Function, ManifestErrors, Mistake, Parsed, Place},
+    manifest::{Code, Function, ManifestErrors, Mistake, Parsed, Place},
 };
 
 use crate::{
     output,
     progress::{Progress, Reading},
+    recipe::bundler,
 };
 
 /// What a node takes in one version by default, in bytes. What this node takes it does not say before the upload, and reading
@@ -77,12 +78,11 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
     let mut functions = BTreeMap::new();
     for (name, function) in &manifest.functions {
         match code(dir, parsed, name, function, &mut packer) {
-            Ok(blob) => {
-                let wasm = packer.add(WASM_TYPE, name.as_str(), blob);
+            Ok(code) => {
                 functions.insert(
                     name.clone(),
                     BundledFunction {
-                        wasm,
+                        code,
                         routes: function.routes.clone(),
                         env: function.env.clone(),
                         egress: function.egress.clone(),
@@ -113,19 +113,38 @@ fn code(
     name: &FunctionName,
     function: &Function,
     packer: &mut Packer,
-) -> Result<Blob, Mistake> {
-    let wasm = &function.wasm;
+) -> Result<BundledCode, Mistake> {
+    let wasm = match &function.code {
+        Code::Wasm(wasm) => wasm,
+        Code::Js(_) => return js(dir, parsed, name, packer),
+    };
     let path = dir.join(wasm);
-    let refuse = |what: String, remedy: &str| parsed.mistake(Place::Wasm(name), what, remedy);
+    let refuse = |what: String, remedy: &str| parsed.mistake(Place::Code(name), what, remedy);
     match starts_as_wasm(&path).and_then(|is_wasm| if is_wasm { packer.read(&path).map(Some) } else { Ok(None) }) {
-        Ok(Some(blob)) => Ok(blob),
+        Ok(Some(blob)) => Ok(BundledCode::Wasm(packer.add(WASM_TYPE, name.as_str(), blob))),
         Ok(None) => Err(refuse(
             format!("`{wasm}` is not WebAssembly: it does not start with the bytes `\\0asm`"),
             "name the compiled .wasm file, not its source or its text form",
         )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(parsed.missing_wasm(name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(parsed.missing_code(name)),
         Err(error) => Err(refuse(format!("cannot read `{wasm}`: {error}"), "name a file that can be read")),
     }
+}
+
+/// What was bundled of a function in JavaScript.
+fn js(dir: &Path, parsed: &Parsed, name: &FunctionName, packer: &mut Packer) -> Result<BundledCode, Mistake> {
+    let (module, source_map) = bundler::paths(dir, name);
+    let mut read = |path: &Path| {
+        packer.read_whole(path).map_err(|error| {
+            let what = format!("cannot read `{}`: {error}", path.display());
+            parsed.mistake(Place::Code(name), what, "run the command again, which bundles the function")
+        })
+    };
+    let (module, source_map) = (read(&module)?, read(&source_map)?);
+    Ok(BundledCode::Js {
+        module: packer.add(JS_TYPE, &format!("{name}.js"), module),
+        source_map: packer.add(SOURCE_MAP_TYPE, &format!("{name}.js.map"), source_map),
+    })
 }
 
 fn starts_as_wasm(path: &Path) -> io::Result<bool> {
@@ -166,6 +185,16 @@ impl Packer {
         }
         let name = path.display().to_string();
         Ok(Blob { digest: digester.finish(), size, content: Content::File(path.into()), name })
+    }
+
+    /// Reads a file that may be another one by the time of the upload: a bundle, which another `minnow` may make anew.
+    fn read_whole(&mut self, path: &Path) -> io::Result<Blob> {
+        let content = fs::read(path)?;
+        let size = content.len() as u64;
+        self.expect(path, size);
+        self.reading.add(size);
+        let name = path.display().to_string();
+        Ok(Blob { digest: Digest::of(&content), size, content: Content::Bytes(content.into()), name })
     }
 
     /// Says that an app is larger than usual before that is read, so that nobody waits for a file that came along by mistake.
@@ -210,8 +239,6 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use minnow_model::{Manifest, bundle::read_oci_manifest};
 
     use super::*;
@@ -274,6 +301,26 @@ mod tests {
             (WASM_TYPE, "api"),
         ];
         assert_eq!(layers, expected);
+    }
+
+    #[test]
+    fn javascript_is_its_bundle_and_the_source_map() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "name = \"shop\"\n[functions.api]\njs = \"src/api.ts\"\nroutes = [\"/\"]\n";
+        let parsed = Manifest::parse(text, "minnow.toml").unwrap();
+        let packed = || pack(dir.path(), &parsed, &version(), Progress::Hidden);
+        assert!(packed().unwrap_err().to_string().contains("mistake"), "it was not bundled");
+        let (module, source_map) = bundler::paths(dir.path(), &"api".parse().unwrap());
+        fs::create_dir_all(module.parent().unwrap()).unwrap();
+        fs::write(module, "export {}").unwrap();
+        fs::write(source_map, "{}").unwrap();
+        let bundle = packed().unwrap();
+        let code = BundledCode::Js { module: Digest::of(b"export {}"), source_map: Digest::of(b"{}") };
+        assert_eq!(bundle.config.functions["api"].code, code);
+        let layers = read_oci_manifest(&bundle.manifest).unwrap().layers;
+        let mut layers: Vec<_> = layers.iter().map(|layer| (layer.media_type.as_str(), layer.title.as_str())).collect();
+        layers.sort_unstable();
+        assert_eq!(layers, [(SOURCE_MAP_TYPE, "api.js.map"), (JS_TYPE, "api.js")]);
     }
 
     /// The mistakes that packing finds.

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::Context as _;
 use minnow_model::{
-    Manifest, Version,
-    manifest::{FILE_NAME, Mistake, Parsed},
+    FunctionName, Manifest, Version,
+    manifest::{FILE_NAME, ManifestErrors, Mistake, Parsed},
 };
 
 use crate::{
@@ -58,13 +58,39 @@ impl Project {
         &self.parsed.manifest
     }
 
-    /// Packs the app as `version`. Files that are missing or cannot be used are reported at their place in the manifest.
+    /// Refuses functions in JavaScript whose first module is not there.
+    pub fn check_js(&self, names: &[&FunctionName]) -> anyhow::Result<()> {
+        let is_there = |name: &FunctionName| {
+            let function = self.manifest().functions.get(name);
+            function.is_some_and(|function| self.dir.join(function.code.path()).is_file())
+        };
+        let missing = names.iter().filter(|name| !is_there(name)).map(|name| self.parsed.missing_code(name));
+        ManifestErrors::check(missing.collect()).map_err(|errors| ManifestFailure(errors).into())
+    }
+
+    /// Packs the app as `version`, with the bundles that were made of its JavaScript. Files that are missing or cannot be used are reported at their place in the manifest.
     pub fn pack(&self, version: &Version, progress: Progress) -> anyhow::Result<Bundle> {
         pack::pack(&self.dir, &self.parsed, version, progress).map_err(|error| match error {
             PackError::Manifest(errors) => ManifestFailure(errors).into(),
             error @ PackError::Oci(_) => error.into(),
         })
     }
+}
+
+/// The folder of what `minnow` keeps in an app's folder: the data of `minnow dev`, and bundles.
+pub fn data_dir_of(dir: &Path) -> PathBuf {
+    dir.join(".minnow")
+}
+
+/// Makes [`data_dir_of`], with a `.gitignore` so that it is never committed.
+pub fn data_dir(dir: &Path) -> io::Result<PathBuf> {
+    let data = data_dir_of(dir);
+    fs::create_dir_all(&data)?;
+    let ignore = data.join(".gitignore");
+    if !ignore.exists() {
+        fs::write(ignore, "*\n")?;
+    }
+    Ok(data)
 }
 
 /// The files and folders that the manifest names and that are not in `dir`, as far as that can be told before a build.
@@ -74,7 +100,7 @@ fn missing(dir: &Path, parsed: &Parsed) -> Vec<Mistake> {
         return Vec::new();
     }
     let code =
-        parsed.prebuilt().filter(|(_, path)| !dir.join(path).exists()).map(|(name, _)| parsed.missing_wasm(name));
+        parsed.prebuilt().filter(|(_, path)| !dir.join(path).exists()).map(|(name, _)| parsed.missing_code(name));
     let folders = parsed.manifest.static_dirs.iter().filter(|(_, folder)| !dir.join(folder).exists());
     code.chain(folders.map(|(prefix, _)| parsed.missing_static(prefix))).collect()
 }
@@ -95,6 +121,14 @@ mod tests {
             assert_eq!(project.manifest().name.as_str(), "a");
             assert_eq!(project.dir, dir.path().canonicalize().unwrap());
         }
+    }
+
+    #[test]
+    fn the_data_folder_is_made_once_and_ignored_by_git() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data_dir(dir.path()).unwrap();
+        assert_eq!(data_dir(dir.path()).unwrap(), data);
+        assert_eq!(fs::read_to_string(data.join(".gitignore")).unwrap(), "*\n");
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! The `build` commands of an app's functions, and why one fails when a compile target is missing.
+//! How an app's code is made: the `build` commands of its functions here, and why one fails when a compile target is missing;
+//! then the bundles of its JavaScript in [`bundler`], with the programs that [`tools`] finds or installs.
+
+pub mod bundler;
+pub mod tools;
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +29,7 @@ pub enum Only {
 }
 
 impl Only {
-    fn includes(&self, function: &FunctionName) -> bool {
+    pub fn includes(&self, function: &FunctionName) -> bool {
         match self {
             Self::All => true,
             Self::These(functions) => functions.contains(function),

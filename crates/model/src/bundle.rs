@@ -5,6 +5,7 @@
 //! is a layer of its own, so that what did not change is not uploaded again.
 
 mod check;
+mod code;
 mod oci;
 
 use std::collections::BTreeMap;
@@ -17,14 +18,19 @@ use crate::{
     manifest::{Instances, Sticky},
 };
 
+pub use code::BundledCode;
 pub use oci::{Layer, MAX_MANIFEST_BYTES, OciBundle, OciError, TITLE, oci_manifest, read_oci_manifest};
 
 /// `artifactType` of a bundle's manifest.
 pub const ARTIFACT_TYPE: &str = "application/vnd.minnow.bundle.v1";
 /// Media type of the config blob.
 pub const CONFIG_TYPE: &str = "application/vnd.minnow.bundle.config.v1+json";
-/// Media type of a function's code (<https://www.iana.org/assignments/media-types/application/wasm>).
+/// Media type of a function's WebAssembly (<https://www.iana.org/assignments/media-types/application/wasm>).
 pub const WASM_TYPE: &str = "application/wasm";
+/// Media type of a function's JavaScript, one ES module in UTF-8 (RFC 9239).
+pub const JS_TYPE: &str = "text/javascript";
+/// Media type of the source map of a function's JavaScript (<https://tc39.es/ecma426/>).
+pub const SOURCE_MAP_TYPE: &str = "application/source-map+json";
 /// Media type of a static file's layer.
 pub const FILE_TYPE: &str = "application/vnd.minnow.file.v1";
 
@@ -49,15 +55,13 @@ pub struct BundleConfig {
 
 /// One function of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "code::WireFunction", into = "code::WireFunction")]
 pub struct BundledFunction {
-    /// The code's layer.
-    pub wasm: Digest,
+    pub code: BundledCode,
     pub routes: Vec<RoutePattern>,
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
-    #[serde(default)]
     pub egress: Vec<EgressRule>,
+    /// [`Instances::Reuse`] for JavaScript.
     pub instances: Instances,
     pub limits: Limits,
 }

@@ -5,10 +5,10 @@ use arbitrary::{Result, Unstructured};
 use arbtest::arbtest;
 
 use crate::{
-    BundleConfig, EgressRule, LimitCaps, Manifest, RoutePattern,
+    BundleConfig, BundledCode, EgressRule, LimitCaps, Manifest, RoutePattern,
     bundle::{Layer, oci_manifest, read_oci_manifest},
     egress::any_allows,
-    manifest::FILE_NAME,
+    manifest::{Code, FILE_NAME},
     route::{Found, Router, Segment},
 };
 
@@ -31,6 +31,9 @@ instances = "fresh"
 memory = "128MiB"
 cpu = "1s"
 concurrency = 64
+[functions.web]
+js = "src/web.ts"
+instances = "reuse"
 [static]
 "/" = "public"
 "#;
@@ -233,8 +236,14 @@ fn any_text_as_an_egress_rule_is_refused_or_reads_back() {
 fn any_bytes_as_a_bundle_are_refused_or_checked() {
     let parsed = Manifest::parse(MANIFEST, FILE_NAME).unwrap().manifest;
     let functions = parsed.functions.into_iter().map(|(name, function)| {
+        let code = match function.code {
+            Code::Wasm(_) => BundledCode::Wasm(crate::Digest::of(b"code")),
+            Code::Js(_) => {
+                BundledCode::Js { module: crate::Digest::of(b"module"), source_map: crate::Digest::of(b"map") }
+            }
+        };
         let function = crate::BundledFunction {
-            wasm: crate::Digest::of(b"code"),
+            code,
             routes: function.routes,
             env: function.env,
             egress: function.egress,

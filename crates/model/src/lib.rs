@@ -22,7 +22,7 @@ pub mod problem;
 pub mod route;
 pub mod usage;
 
-pub use bundle::{BundleConfig, BundledFile, BundledFunction};
+pub use bundle::{BundleConfig, BundledCode, BundledFile, BundledFunction};
 pub use deployment::{Deployment, Share};
 pub use digest::Digest;
 pub use egress::EgressRule;

@@ -65,18 +65,51 @@ pub struct Manifest {
 /// One `[functions.NAME]` table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
-    /// The code: a component or core module, relative to the manifest.
-    pub wasm: String,
-    /// A shell command that makes `wasm`; run in the manifest's folder by build, dev and publish.
+    pub code: Code,
+    /// A shell command that makes the code; run in the manifest's folder by build, dev and publish.
     pub build: Option<String>,
     /// Globs, relative to the manifest: `dev` rebuilds when a matching file changes.
     pub watch: Vec<String>,
     pub routes: Vec<RoutePattern>,
     pub env: BTreeMap<String, String>,
     pub egress: Vec<EgressRule>,
+    /// [`Instances::Reuse`] for JavaScript.
     pub instances: Instances,
     pub limits: Limits,
 }
+
+/// A function's code: a file, relative to the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// A component or core module.
+    Wasm(String),
+    /// JavaScript or TypeScript: the module that a bundle begins with. Its name ends with one of [`JS_ENDINGS`].
+    Js(String),
+}
+
+impl Code {
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Wasm(path) | Self::Js(path) => path,
+        }
+    }
+
+    /// The key that names it.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Wasm(_) => "wasm",
+            Self::Js(_) => "js",
+        }
+    }
+
+    pub fn is_js(&self) -> bool {
+        matches!(self, Self::Js(_))
+    }
+}
+
+/// How the name of a JavaScript or TypeScript file ends. CommonJS (`.cjs`, `.cts`) can be imported, but has no `export
+/// default` to begin with.
+pub const JS_ENDINGS: [&str; 6] = [".js", ".mjs", ".ts", ".mts", ".jsx", ".tsx"];
 
 /// Whether an instance serves one request or several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]

@@ -51,8 +51,10 @@ codes! {
     Overloaded "overloaded" 503 "Too many requests at once" "The function's concurrency and queue are full. Try again after `retry-after` seconds, or raise `limits.concurrency` or `limits.queue`.";
     QueueTimeout "queue_timeout" 503 "Waited too long for a free place" "The request waited in the function's queue for as long as `limits.timeout` allows.";
     NodeOverloaded "node_overloaded" 503 "The node is full" "All sandboxes of the node are in use. Try again after `retry-after` seconds.";
+    HeldBack "held_back" 503 "The function keeps failing" "The function's process ended again and again, so that it is not started for a while. Try again after `retry-after` seconds; the function's log has the reason.";
+    JavascriptUnavailable "javascript_unavailable" 503 "The node cannot run JavaScript" "Deno cannot be found or started on the node. Its log has the reason and the remedy.";
     ShuttingDown "shutting_down" 503 "The node is shutting down" "The node takes no new requests. Try again; another node or the restarted one answers.";
-    FunctionTrapped "function_trapped" 500 "The function crashed" "The function trapped or panicked. Its log has the reason under the request id.";
+    FunctionTrapped "function_trapped" 500 "The function crashed" "The function trapped, panicked or threw. Its log has the reason under the request id.";
     FunctionExited "function_exited" 500 "The function exited" "The function exited before it answered. Its log has the exit code.";
     NoResponse "no_response" 500 "The function did not answer" "The function returned without setting a response.";
     InvalidResponse "invalid_response" 502 "The function's response is not valid" "The function answered with something that is not an HTTP response, for example without a CGI header or with headers beyond 64 KiB.";
@@ -69,7 +71,7 @@ codes! {
     Conflict "conflict" 409 "Conflict" "The current state does not allow this; `detail` says why.";
     DigestMismatch "digest_mismatch" 400 "The content does not match its digest" "The content arrived damaged or under a wrong digest. Upload it again.";
     TooLarge "too_large" 413 "Too large" "The content exceeds a bound of the node; `detail` names it.";
-    CompileFailed "compile_failed" 422 "The code could not be compiled" "The WebAssembly is not valid, imports something unknown, or exceeds the compiler's limits; `detail` says which.";
+    CompileFailed "compile_failed" 422 "The code could not be compiled" "The WebAssembly is not valid, imports something unknown, or exceeds the compiler's limits; or the JavaScript module cannot be loaded. `errors` says which.";
     StorageFull "storage_full" 507 "No space left" "The node's disk is full. Nothing was changed. Free some space and try again.";
 }
 

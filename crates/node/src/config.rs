@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use minnow_gateway::GatewayConfig;
 use minnow_model::{AppName, LimitCaps, Limits, LogLine};
-use minnow_runtime::CompileLimits;
+use minnow_runtime::{CompileLimits, JsConfig};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -26,6 +26,9 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 /// has 128 TiB (47 bits), but its executable lies at two thirds of them, so that beyond some 1,800 the pools find no
 /// room. 1,500 leave the rest to mapped code, threads and what else asks for some.
 const MAX_SANDBOXES: u64 = 1_500;
+
+/// The most processes for JavaScript that are kept ready.
+const MAX_JS_POOL: u64 = 64;
 
 /// Threads of the gateway for each core, at most; some more on small machines. Beyond the cores they only take turns, and
 /// each has a listener and an event queue of its own: many thousands would take all the files that a process may have open.
@@ -68,6 +71,7 @@ pub struct Config {
     pub max_wasm_bytes: Option<u64>,
     /// Networks that functions may reach although they are not public.
     pub private_networks: Vec<IpNet>,
+    pub js: JsConfig,
     /// `None` takes the log's defaults.
     pub log_segment_bytes: Option<u64>,
     pub log_segments_per_app: Option<usize>,
@@ -129,6 +133,7 @@ impl Config {
             max_bundle_bytes: None,
             max_wasm_bytes: None,
             private_networks: Vec::new(),
+            js: JsConfig::default(),
             log_segment_bytes: None,
             log_segments_per_app: None,
             log_total_bytes: None,
@@ -192,6 +197,7 @@ struct File {
     compile: CompileSection,
     bundles: BundleSection,
     egress: EgressSection,
+    js: JsSection,
     logs: LogSection,
 }
 
@@ -248,6 +254,15 @@ struct EgressSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct JsSection {
+    pool: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    idle: Option<Duration>,
+    allow_missing_walls: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct LogSection {
     segment: Option<ByteSize>,
     segments_per_app: Option<usize>,
@@ -272,6 +287,7 @@ impl File {
         at_least("compile.cpu", self.compile.cpu.map(in_ms), 1000)?;
         at_least("bundles.max_size", self.bundles.max_size.map(|size| size.as_u64()), 64 << 10)?;
         at_least("bundles.max_wasm", self.bundles.max_wasm.map(|size| size.as_u64()), 64 << 10)?;
+        at_least("js.idle", self.js.idle.map(in_ms), 1000)?;
         at_least("logs.segment", self.logs.segment.map(|size| size.as_u64()), 64 << 10)?;
         at_least("logs.max_size", self.logs.max_size.map(|size| size.as_u64()), 1 << 20)?;
         at_least("logs.segments_per_app", self.logs.segments_per_app.map(|count| count as u64), 1)?;
@@ -285,6 +301,8 @@ impl File {
         at_most("limits.memory", self.limits.memory.map(|size| size.as_u64()), Limits::MOST.memory_bytes, reason)?;
         let reason = "threads beyond the machine's cores only take turns";
         at_most("gateway.workers", self.gateway.workers.map(|count| count.get() as u64), max_workers(), reason)?;
+        let reason = "each holds some 50 MB of memory while nothing is asked of it";
+        at_most("js.pool", self.js.pool.map(u64::from), MAX_JS_POOL, reason)?;
         config.domain = self.domain;
         config.default_app = self.default_app;
         set(&mut config.drain, self.drain);
@@ -307,6 +325,9 @@ impl File {
         config.max_bundle_bytes = self.bundles.max_size.map(|size| size.as_u64());
         config.max_wasm_bytes = self.bundles.max_wasm.map(|size| size.as_u64());
         config.private_networks = self.egress.private_networks;
+        set(&mut config.js.pool, self.js.pool);
+        set(&mut config.js.idle, self.js.idle);
+        set(&mut config.js.allow_missing_walls, self.js.allow_missing_walls);
         config.log_segment_bytes = self.logs.segment.map(|size| size.as_u64());
         config.log_segments_per_app = self.logs.segments_per_app;
         config.log_total_bytes = self.logs.max_size.map(|size| size.as_u64());
@@ -337,7 +358,7 @@ fn consequence(key: &str) -> &'static str {
 /// A bound as it is written in the file.
 fn in_units(key: &str, bound: u64) -> String {
     match key {
-        "limits.cpu" | "limits.timeout" => format!("{bound}ms"),
+        "limits.cpu" | "limits.timeout" | "js.idle" => format!("{bound}ms"),
         // The kernel counts it in seconds (setrlimit(2)).
         "compile.cpu" => format!("{}s", bound / 1000),
         "gateway.workers" | "sandboxes.max" => bound.to_string(),

@@ -87,6 +87,7 @@ impl Node {
         let logs = open_logs(&dir, &mut config, &metrics)?;
         let tracer = Tracer::from_env()?;
 
+        let blobs = Arc::new(Blobs::open(&dir)?);
         let runtime = Runtime::new(
             RuntimeConfig {
                 compiled_dir: dir.compiled(),
@@ -100,6 +101,9 @@ impl Node {
                 private_networks: config.private_networks.clone(),
                 outbound_connections: outbound_within(files),
                 executable,
+                data_dir: dir.root().to_path_buf(),
+                blobs: Arc::clone(&blobs),
+                js: config.js.clone(),
             },
             logs.clone(),
             metrics.clone(),
@@ -122,7 +126,7 @@ impl Node {
         let gateway = Gateway {
             live,
             runtime,
-            blobs: Arc::new(Blobs::open(&dir)?),
+            blobs,
             metrics,
             tracer: tracer.clone(),
             config: GatewayConfig {

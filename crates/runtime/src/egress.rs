@@ -3,9 +3,10 @@
 //! A request passes two gates: the function's `egress` rules by name, and after DNS resolution the address, which has to be
 //! public unless the node's configuration names its network. The address that was checked is the one that is connected to.
 //!
-//! `connect` bounds the connections.
+//! `connect` bounds the connections. `wasi` is what guests of wasm see of all this, `js::outbound` what JavaScript does.
 
 mod connect;
+mod wasi;
 
 use std::{
     collections::HashMap,
@@ -23,9 +24,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
@@ -36,7 +38,7 @@ use hyper_util::{
 };
 use ipnet::IpNet;
 use minnow_model::{
-    AppName, Tenant,
+    AppName, EgressRule, RequestId, Tenant,
     egress::{address_is_public, any_allows},
 };
 use minnow_telemetry::trace::format_traceparent;
@@ -44,10 +46,10 @@ use tokio::{
     sync::{Semaphore, oneshot},
     time::{Instant, Sleep},
 };
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use self::connect::{Connector, NoPlace, Places};
-use crate::{Function, StartError, wasm::Owner};
+use self::connect::{BoxError, Connector, NoPlace, Places};
+pub(crate) use self::wasi::continue_trace;
+use crate::{FunctionSpec, StartError, TraceContext};
 
 /// Requests that one sandbox may have under way at once, with those whose responses it has not read. Lambda has no such
 /// limit, Workers has 6; browsers open 6 a host.
@@ -79,7 +81,7 @@ tokio::task_local! {
 
 /// Sends requests of functions to other hosts.
 pub(crate) struct Egress {
-    client: Client<Connector<HttpsConnector<HttpConnector<Resolver>>>, WasiBody>,
+    client: Client<Connector<HttpsConnector<HttpConnector<Resolver>>>, RequestBody>,
     allowed: Allowed,
     shares: Shares,
 }
@@ -113,70 +115,120 @@ impl Egress {
         Ok(Self { client, allowed, shares })
     }
 
-    /// Sends a request of `function` and waits for the head of the response. `under_way` counts the sandbox's requests.
+    /// Sends a request of `caller` and waits for the head of the response. `under_way` counts the sandbox's requests.
     ///
     /// Knows nothing of the invocation: a guest that stays warm may keep the response, and the invocation must end all the
-    /// same.
-    pub(crate) async fn send(
+    /// same. A response with the status 101 has the host's connection (`hyper::upgrade::on`); keep its body for as long as
+    /// that is used.
+    pub(crate) async fn exchange(
         &self,
-        function: &Function,
+        caller: &Caller<'_>,
         under_way: Arc<AtomicU32>,
-        mut request: Request<WasiBody>,
-        options: Option<RequestOptions>,
-    ) -> Result<Response<WasiBody>, Error> {
-        self.check(&function.spec().egress, request.uri())?;
-        let outbound = Outbound::begin(under_way).ok_or(Error::ConnectionLimitReached)?;
+        mut request: Request<RequestBody>,
+        patience: Patience,
+    ) -> Result<Response<ResponseBody>, EgressError> {
+        self.check(caller.rules, request.uri())?;
+        let outbound = Outbound::begin(under_way).ok_or(EgressError::TooMany)?;
         // hyper sets it from the URI.
         request.headers_mut().remove(header::HOST);
-        let options = options.unwrap_or_default();
-        let connect_and_answer = options
-            .connect_timeout
-            .unwrap_or(CONNECT)
-            .saturating_add(options.first_byte_timeout.unwrap_or(Duration::MAX));
-        let share = self.shares.of(&function.spec().tenant, &function.spec().app);
+        let connect_and_answer =
+            patience.connect.unwrap_or(CONNECT).saturating_add(patience.first_byte.unwrap_or(Duration::MAX));
+        let share = self.shares.of(caller.tenant, caller.app);
         let sending = SHARE.scope(share, self.client.request(request));
         let response = match tokio::time::timeout(connect_and_answer, sending).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(translate(&error)),
-            Err(_) => return Err(Error::ConnectionReadTimeout),
+            Ok(Err(error)) => return Err(EgressError::of(&error)),
+            Err(_) => return Err(EgressError::AnswerTimeout),
         };
-        let between = options.between_bytes_timeout;
-        Ok(response.map(|body| {
-            let body = body.map_err(Error::from);
-            Timed { inner: body, between, deadline: None, _outbound: outbound }.boxed_unsync()
-        }))
+        let between = patience.between_bytes;
+        Ok(response.map(|inner| ResponseBody { inner, between, deadline: None, _outbound: outbound }))
     }
 
     /// The gate by name, and by address where the URL holds one.
-    fn check(&self, rules: &[minnow_model::EgressRule], uri: &Uri) -> Result<(), Error> {
+    fn check(&self, rules: &[EgressRule], uri: &Uri) -> Result<(), EgressError> {
         let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
-            return Err(Error::HttpRequestUriInvalid);
+            return Err(EgressError::Url);
         };
         let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if !any_allows(rules, scheme, host, port) {
-            return Err(Error::HttpRequestDenied);
+            return Err(EgressError::Denied);
         }
         // The resolver is not asked about addresses, so they are checked here.
         match host.parse::<IpAddr>() {
-            Ok(address) if !self.allowed.contains(address) => Err(Error::DestinationIpProhibited),
+            Ok(address) if !self.allowed.contains(address) => Err(EgressError::Prohibited),
             _ => Ok(()),
         }
     }
 }
 
+/// The body of a request to another host.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Who asks.
+pub(crate) struct Caller<'a> {
+    pub(crate) tenant: &'a Tenant,
+    pub(crate) app: &'a AppName,
+    pub(crate) rules: &'a [EgressRule],
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn of(spec: &'a FunctionSpec) -> Self {
+        Self { tenant: &spec.tenant, app: &spec.app, rules: &spec.egress }
+    }
+}
+
+/// How long a guest wants to wait. `None` is the node's own bound for the connection, and no bound for the rest.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Patience {
+    pub(crate) connect: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) between_bytes: Option<Duration>,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EgressError {
+    #[error("the URL has no scheme or no host")]
+    Url,
+    #[error("the function's `egress` does not allow it")]
+    Denied,
+    #[error("the address is not public")]
+    Prohibited,
+    #[error("the sandbox has {MAX_OUTBOUND} requests under way")]
+    TooMany,
+    #[error("the app or the node has no more connections")]
+    NoPlace,
+    #[error("the name cannot be resolved")]
+    Dns,
+    #[error("the connection was refused")]
+    Refused,
+    #[error("the host cannot be reached")]
+    Unreachable,
+    #[error("connecting took too long")]
+    ConnectTimeout,
+    #[error("the certificate is not valid")]
+    Certificate,
+    #[error("the TLS handshake failed")]
+    Tls,
+    #[error("the answer took too long")]
+    AnswerTimeout,
+    #[error("the connection broke off")]
+    BrokeOff,
+    #[error("the answer is not HTTP")]
+    Protocol,
+}
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Has a request of the owner's continue its trace, unless the guest has said otherwise.
-pub(crate) fn continue_trace(owner: &Owner, request: &mut Request<WasiBody>) {
-    // In an instance that several requests share, it is not known for which of them the guest asks.
-    let Owner::Run(run) = owner else { return };
-    if request.headers().contains_key(TRACEPARENT) {
+/// Has a request continue the trace of the invocation that makes it, unless the guest has said otherwise.
+pub(crate) fn set_trace(headers: &mut HeaderMap, id: RequestId, trace: &TraceContext) {
+    if headers.contains_key(TRACEPARENT) {
         return;
     }
-    let value = format_traceparent(run.id.0, run.trace.span_id, run.trace.flags);
+    let value = format_traceparent(id.0, trace.span_id, trace.flags);
     if let Ok(value) = HeaderValue::from_bytes(&value) {
-        request.headers_mut().insert(TRACEPARENT, value);
+        headers.insert(TRACEPARENT, value);
     }
 }
 
@@ -327,78 +379,78 @@ impl tower_service::Service<Name> for Resolver {
     }
 }
 
-/// The error code that the guest gets.
-fn translate(error: &hyper_util::client::legacy::Error) -> Error {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(each) = source {
-        if each.is::<NoPlace>() {
-            return Error::ConnectionLimitReached;
-        }
-        if each.is::<Prohibited>() {
-            return Error::DestinationIpProhibited;
-        }
-        if each.is::<Unresolved>() {
-            return Error::DnsError { rcode: None, info_code: None };
-        }
-        if let Some(tls) = each.downcast_ref::<rustls::Error>() {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
-                _ => Error::TlsProtocolError,
-            };
-        }
-        if let Some(io) = each.downcast_ref::<io::Error>() {
+impl EgressError {
+    fn of(error: &hyper_util::client::legacy::Error) -> Self {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(each) = source {
             // An io::Error hides what it wraps from `source`.
-            if let Some(inner) = io.get_ref() {
-                if inner.is::<Prohibited>() {
-                    return Error::DestinationIpProhibited;
-                }
-                if inner.is::<Unresolved>() {
-                    return Error::DnsError { rcode: None, info_code: None };
-                }
-                if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
-                    return match tls {
-                        rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
-                        _ => Error::TlsProtocolError,
-                    };
-                }
+            let inner = each.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let known = Self::known(each).or_else(|| Self::known(inner?));
+            if let Some(known) = known {
+                return known;
             }
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return Error::ConnectionRefused,
-                io::ErrorKind::TimedOut => return Error::ConnectionTimeout,
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-                    return Error::ConnectionTerminated;
-                }
-                _ => {}
-            }
+            source = each.source();
         }
-        source = each.source();
+        if error.is_connect() { Self::Unreachable } else { Self::Protocol }
     }
-    if error.is_connect() { Error::DestinationUnavailable } else { Error::HttpProtocolError }
+
+    fn known(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if error.is::<NoPlace>() {
+            return Some(Self::NoPlace);
+        }
+        if error.is::<Prohibited>() {
+            return Some(Self::Prohibited);
+        }
+        if error.is::<Unresolved>() {
+            return Some(Self::Dns);
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            let is_certificate = matches!(tls, rustls::Error::InvalidCertificate(_));
+            return Some(if is_certificate { Self::Certificate } else { Self::Tls });
+        }
+        match error.downcast_ref::<io::Error>()?.kind() {
+            io::ErrorKind::ConnectionRefused => Some(Self::Refused),
+            io::ErrorKind::TimedOut => Some(Self::ConnectTimeout),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                Some(Self::BrokeOff)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A response body that gives up when nothing comes for too long, and counts as under way until it ends.
-struct Timed<B> {
-    inner: B,
+pub(crate) struct ResponseBody {
+    inner: Incoming,
     between: Option<Duration>,
     deadline: Option<Pin<Box<Sleep>>>,
     _outbound: Outbound,
 }
 
-impl<B: http_body::Body<Data = Bytes, Error = Error> + Unpin> http_body::Body for Timed<B> {
-    type Data = Bytes;
-    type Error = Error;
+/// Why a response broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error(transparent)]
+    Http(hyper::Error),
+    #[error("nothing came for too long")]
+    Timeout,
+}
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             this.deadline = None;
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Broken::Http)));
         }
         let Some(between) = this.between else { return Poll::Pending };
         let deadline =
             this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + between)));
         match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(Error::ConnectionReadTimeout))),
+            Poll::Ready(()) => Poll::Ready(Some(Err(Broken::Timeout))),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -18,6 +18,7 @@ use minnow_telemetry::FunctionMetrics;
 use crate::{
     Runtime,
     admission::Admission,
+    js::Team,
     kind::GuestKind,
     meter::{monotonic_ns, now_ms},
     wasm::{Crew, WarmInstance},
@@ -30,12 +31,30 @@ pub struct FunctionSpec {
     pub app: AppName,
     pub version: Version,
     pub function: FunctionName,
-    pub code: Digest,
-    pub kind: GuestKind,
+    pub code: FunctionCode,
     pub env: Arc<BTreeMap<String, String>>,
     pub egress: Arc<[EgressRule]>,
     pub instances: Instances,
     pub limits: Limits,
+}
+
+/// What a function is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FunctionCode {
+    /// WebAssembly, by the digest of its bytes.
+    Wasm { digest: Digest, kind: GuestKind },
+    /// A bundled JavaScript module and its source map.
+    Js { module: Digest, source_map: Digest },
+}
+
+impl FunctionCode {
+    /// How the code is called, for people: `http-0.2`, `js`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Wasm { kind, .. } => kind.as_str(),
+            Self::Js { .. } => "js",
+        }
+    }
 }
 
 /// A function that can be invoked. Cheap while it is idle: code, metrics and instances come with the first request.
@@ -48,12 +67,16 @@ pub struct Function {
     /// Whether the sweep knows of this function.
     is_swept: AtomicBool,
     crew: Crew,
+    js: OnceLock<Box<Team>>,
     printing: LineRate,
 }
 
 impl Function {
     pub fn new(runtime: &Arc<Runtime>, spec: FunctionSpec) -> Arc<Self> {
         let limits = &spec.limits;
+        if matches!(spec.code, FunctionCode::Js { .. }) {
+            runtime.js().add_function();
+        }
         Arc::new(Self {
             admission: Admission::new(limits.concurrency, limits.queue),
             runtime: Arc::clone(runtime),
@@ -61,6 +84,7 @@ impl Function {
             warm: Mutex::default(),
             is_swept: AtomicBool::new(false),
             crew: Crew::default(),
+            js: OnceLock::new(),
             printing: LineRate::default(),
             spec,
         })
@@ -80,9 +104,29 @@ impl Function {
         self.admission.queued()
     }
 
-    /// Whether the code is mapped into memory now.
+    /// Whether the code is in memory now: mapped, or in a process.
     pub fn is_loaded(&self) -> bool {
-        self.runtime.is_loaded(&self.spec.code)
+        match &self.spec.code {
+            FunctionCode::Wasm { digest, .. } => self.runtime.is_loaded(digest),
+            FunctionCode::Js { .. } => self.processes().0 > 0,
+        }
+    }
+
+    /// The processes of a JavaScript function now, and what they hold of memory in bytes.
+    pub fn processes(&self) -> (usize, u64) {
+        self.js.get().map_or((0, 0), |team| team.size())
+    }
+
+    /// How long the function is not started, because its processes kept failing.
+    pub fn held_for(&self) -> Option<Duration> {
+        self.js.get()?.held_for()
+    }
+
+    /// The function's version is not live any more: its WebSockets are to end.
+    pub(crate) fn retire(&self) {
+        if matches!(self.spec.code, FunctionCode::Js { .. }) {
+            self.js().retire();
+        }
     }
 
     pub(crate) fn runtime(&self) -> &Arc<Runtime> {
@@ -97,6 +141,21 @@ impl Function {
 
     pub(crate) fn crew(&self) -> &Crew {
         &self.crew
+    }
+
+    pub(crate) fn js_if_any(&self) -> Option<&Team> {
+        self.js.get().map(|team| &**team)
+    }
+
+    pub(crate) fn js(&self) -> &Team {
+        self.js.get_or_init(Box::default)
+    }
+
+    /// Has the sweep look at the function.
+    pub(crate) fn is_warm(self: &Arc<Self>) {
+        if !self.is_swept.load(Relaxed) && !self.is_swept.swap(true, Relaxed) {
+            self.runtime.has_warm(self);
+        }
     }
 
     /// Writes a line to the app's log, or counts it as dropped when the function prints too fast.
@@ -132,14 +191,17 @@ impl Function {
         if warm.len() < self.spec.limits.concurrency as usize {
             warm.push_back(instance);
             drop(warm);
-            if !self.is_swept.load(Relaxed) && !self.is_swept.swap(true, Relaxed) {
-                self.runtime.has_warm(self);
-            }
+            self.is_warm();
         }
     }
 
     /// Drops instances that nobody used for `idle`. Returns whether some are left.
     pub(crate) fn cool(&self, now: Instant, idle: Duration) -> bool {
+        if let Some(team) = self.js.get() {
+            let left = team.cool(self.runtime.js().idle()) > 0;
+            self.is_swept.store(left, Relaxed);
+            return left;
+        }
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gone = Vec::new();
         while warm.front().is_some_and(|instance| now.duration_since(instance.idle_since) >= idle) {
@@ -151,6 +213,14 @@ impl Function {
         // Tearing an instance down takes longer than the lock should be held.
         drop(gone);
         left
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        if matches!(self.spec.code, FunctionCode::Js { .. }) {
+            self.runtime.js().remove_function();
+        }
     }
 }
 

@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::upgrade::OnUpgrade;
 use minnow_model::{Problem, RequestId, Usage};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 /// Why a body stream broke off.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,6 +39,19 @@ pub struct TraceContext {
     pub flags: u8,
 }
 
+/// The client's side of a WebSocket, offered to a function that may take it.
+pub struct Upgrade {
+    /// The client's connection, once a response with the status 101 and [`Upgraded`] was sent. Drop it before any other
+    /// response: it may resolve to a connection that was not upgraded.
+    pub client: OnUpgrade,
+    /// Since when the node is stopping: `Some`, or the sender is gone.
+    pub stop: watch::Receiver<Option<Instant>>,
+}
+
+/// Marks a response, in its extensions, as the answer to an [`Upgrade`]. Any other 101 is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Upgraded;
+
 /// One request for one function.
 pub struct Invocation {
     pub id: RequestId,
@@ -48,6 +65,9 @@ pub struct Invocation {
     pub peer: Option<SocketAddr>,
     /// How many bytes of the path stand before the route's wildcard (CGI's SCRIPT_NAME); the rest is PATH_INFO.
     pub script_len: usize,
+    /// Set when the request is a WebSocket handshake. Its `connection` and `upgrade` fields are there then, and in no other
+    /// request.
+    pub upgrade: Option<Upgrade>,
     /// Told once, when the invocation has ended and its response body was sent or dropped.
     pub on_end: Option<oneshot::Sender<Usage>>,
 }

@@ -1,7 +1,7 @@
 //! Runs one invocation of one version: admission, sandbox, limits, metering.
 //!
 //! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
-//! from a request to its answer), then `wasm`. `admission`, `ticker`, `worker` and `meter` are the limits: who may start, how
+//! from a request to its answer), then `wasm` and `js`. `admission`, `ticker`, `worker` and `meter` are the limits: who may start, how
 //! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; `compile` makes code ready to run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -12,6 +12,7 @@ pub mod compile_worker;
 mod egress;
 pub mod function;
 pub mod invocation;
+pub mod js;
 pub mod kind;
 pub mod live;
 mod meter;
@@ -22,8 +23,9 @@ mod wasm;
 pub mod worker;
 
 pub use compile::{CompileError, CompileLimits};
-pub use function::{Function, FunctionSpec};
+pub use function::{Function, FunctionCode, FunctionSpec};
 pub use invocation::{Body, BodyError, Invocation, Outcome, TraceContext};
+pub use js::{JsConfig, LoadFailure};
 pub use kind::GuestKind;
 pub use live::{Live, LiveApp, LiveVersion};
 pub use runtime::{Runtime, RuntimeConfig, StartError};

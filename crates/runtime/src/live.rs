@@ -38,6 +38,12 @@ impl LiveVersion {
     }
 }
 
+impl Drop for LiveVersion {
+    fn drop(&mut self) {
+        self.functions.iter().for_each(|function| function.retire());
+    }
+}
+
 impl Live {
     /// The snapshot of this moment.
     pub fn load(&self) -> Guard<Arc<HashMap<AppName, Arc<LiveApp>>>> {

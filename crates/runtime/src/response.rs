@@ -3,7 +3,7 @@
 use http::{HeaderMap, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Body as _;
 
-use crate::invocation::Body;
+use crate::invocation::{Body, Upgraded};
 
 /// Why a response cannot be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum BadResponse {
 /// a HEAD request, so it has no content whatever it claims.
 pub(crate) fn check(response: &Response<Body>, is_head: bool) -> Result<Option<u64>, BadResponse> {
     let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS && response.extensions().get::<Upgraded>().is_some() {
+        return Ok(None);
+    }
     if status.is_informational() {
         return Err(BadResponse::Interim(status));
     }
@@ -95,6 +98,18 @@ mod tests {
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static(length));
             }
             assert_eq!(check(&response, is_head), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_the_answer_to_an_offer_may_leave_http() {
+        for (status, expected) in
+            [(101, Ok(None)), (103, Err(BadResponse::Interim(StatusCode::EARLY_HINTS))), (200, Ok(None))]
+        {
+            let mut response = Response::new(Body::new(Empty::new().map_err(|never| match never {})));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            response.extensions_mut().insert(Upgraded);
+            assert_eq!(check(&response, false), expected, "{status}");
         }
     }
 }

@@ -17,6 +17,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 use minnow_model::{Digest, Level, LimitCaps, LogSource, Problem, RequestId, problem::Code as ProblemCode};
+use minnow_store::Blobs;
 use minnow_telemetry::{Logs, Metrics, metrics::Held};
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
@@ -25,11 +26,12 @@ use quick_cache::{
 use tokio::sync::Notify;
 
 use crate::{
-    Function,
+    Function, FunctionCode, FunctionSpec, JsConfig, LoadFailure,
     admission::{Admission, Refused},
     compile::{CompileLimits, Compiler},
     egress::Egress,
     invocation::{Body, BodyError, Invocation, Outcome},
+    js,
     meter::Run,
     response,
     ticker::{Ticker, Ticking},
@@ -73,8 +75,13 @@ pub struct RuntimeConfig {
     pub private_networks: Vec<IpNet>,
     /// Connections to other hosts at once; an app may have half of them.
     pub outbound_connections: usize,
-    /// The executable that is run as `EXE compile-worker`.
+    /// The executable that is run as `EXE compile-worker` and `EXE js-sandbox`.
     pub executable: PathBuf,
+    /// Where all of it lies.
+    pub data_dir: PathBuf,
+    /// Where published content is.
+    pub blobs: Arc<Blobs>,
+    pub js: JsConfig,
 }
 
 /// Why a runtime could not be set up.
@@ -103,6 +110,7 @@ pub struct Runtime {
     max_idle: u32,
     pub(crate) egress: Egress,
     engines: Engines,
+    js: Arc<js::Engine>,
     compiler: Compiler,
     sandboxes: Admission,
     code: Cache<Digest, Arc<Loaded>, ByBytes>,
@@ -144,7 +152,8 @@ impl Runtime {
             .weight_capacity(config.code_bytes)
             .build()
             .map_err(|error| StartError::Cache(error.to_string()))?;
-        Ok(Arc::new(Self {
+        let js = js::Engine::new(config.js, config.executable, config.data_dir, config.blobs)?;
+        let runtime = Arc::new(Self {
             logs,
             metrics,
             memory: Arc::new(MemoryBudget { limit: config.memory_bytes, used: AtomicU64::new(0) }),
@@ -153,13 +162,16 @@ impl Runtime {
             max_idle: config.sandboxes.div_ceil(2),
             egress: Egress::new(config.private_networks, config.outbound_connections)?,
             engines,
+            js,
             compiler,
             sandboxes: Admission::new(config.sandboxes, config.sandbox_queue),
             code: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             discarded: Notify::new(),
             warm: Mutex::default(),
             began: Instant::now(),
-        }))
+        });
+        runtime.js.belongs_to(&runtime);
+        Ok(runtime)
     }
 
     /// Runs one invocation. Waits for a place if need be; dropping the future or the response body stops the guest.
@@ -175,7 +187,12 @@ impl Runtime {
         };
         let on_end = invocation.on_end.take();
         let run = Arc::new(Run::new(Arc::clone(function), id, invocation.trace, arrived.elapsed(), on_end));
-        let code = match self.load(&run).await {
+        let is_head = invocation.request.method() == http::Method::HEAD;
+        let FunctionCode::Wasm { digest, kind } = function.spec().code else {
+            let response = js::invoke(&run, place, invocation).await;
+            return finish(response.filter(|_| !is_too_large(&run)), Guest { task: None, is_done: is_head }, is_head, run);
+        };
+        let code = match self.load(&run, digest, kind).await {
             Ok(code) => code,
             Err(error) => {
                 tracing::error!(request_id = %id, app = %function.spec().app, function = %function.spec().function, %error, "cannot load a function");
@@ -183,31 +200,45 @@ impl Runtime {
                 return Err(answer_problem(&run));
             }
         };
-        let is_head = invocation.request.method() == http::Method::HEAD;
         let (answer, task) = wasm::start(code, Arc::clone(&run), place, invocation);
         // The body of an answer to HEAD is dropped at once; that is not the client going away.
         let mut guest = Guest { task, is_done: is_head };
-        match answer.await {
+        let response = match answer.await {
             // Whatever the function made of half a body: the client is told why it was half.
-            Ok(_) if is_too_large(&run) => Err(answer_problem(&run)),
-            Ok(response) => match response::check(&response, is_head) {
-                Ok(length) => {
-                    run.answered(response.status().as_u16());
-                    Ok(response.map_with_length(length, guest, run))
-                }
-                Err(error) => {
-                    run.fail(ProblemCode::InvalidResponse);
-                    run.log(Level::Error, LogSource::Node, format!("the response cannot be sent: {error}"));
-                    Err(answer_problem(&run))
-                }
-            },
+            Ok(response) => Some(response).filter(|_| !is_too_large(&run)),
             Err(_) => {
                 // A guest can give its only way to answer away before it ends; why it did is known at its end.
                 if let Some(task) = &mut guest.task {
                     let _ = task.await;
                 }
-                Err(answer_problem(&run))
+                None
             }
+        };
+        finish(response, guest, is_head, run)
+    }
+
+    /// Loads a JavaScript function's module once, in a process that ends then, to see that it can be loaded.
+    pub async fn check_js(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), LoadFailure> {
+        let function = Function::new(self, spec);
+        self.js.check(&function).await
+    }
+
+    pub(crate) fn js(&self) -> &Arc<js::Engine> {
+        &self.js
+    }
+
+    /// Ends the process that was idle longest. False when there is none.
+    pub(crate) fn end_idlest(&self) -> bool {
+        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions: Vec<Arc<Function>> = warm.iter().filter_map(Weak::upgrade).collect();
+        drop(warm);
+        let idle = functions.iter().filter_map(|function| Some((function.js_if_any()?.idlest()?, function)));
+        match idle.max_by_key(|(idle, _)| *idle) {
+            Some((idle, function)) => {
+                function.js().cool(idle);
+                true
+            }
+            None => false,
         }
     }
 
@@ -237,7 +268,8 @@ impl Runtime {
 
     /// Drops code and warm instances that were idle for long, until the runtime is dropped.
     pub async fn sweep(this: Weak<Self>) {
-        let mut tick = tokio::time::interval(SWEEP);
+        let Some(idle) = this.upgrade().map(|runtime| runtime.js.idle()) else { return };
+        let mut tick = tokio::time::interval(SWEEP.min(idle / 2).max(Duration::from_millis(50)));
         loop {
             tick.tick().await;
             let Some(runtime) = this.upgrade() else { return };
@@ -264,21 +296,25 @@ impl Runtime {
     }
 
     /// The code of the run's function, from the cache or from disk.
-    async fn load(&self, run: &Arc<Run>) -> Result<Arc<Code>, LoadError> {
-        let spec = run.function.spec();
+    async fn load(
+        &self,
+        run: &Arc<Run>,
+        digest: Digest,
+        kind: crate::GuestKind,
+    ) -> Result<Arc<Code>, LoadError> {
         let now_s = run.started.duration_since(self.began).as_secs();
-        if let Some(loaded) = self.code.get(&spec.code) {
+        if let Some(loaded) = self.code.get(&digest) {
             loaded.used_s.store(now_s, Relaxed);
             return Ok(Arc::clone(&loaded.code));
         }
         let load = async {
             run.cold.store(true, Relaxed);
             let began = Instant::now();
-            let code = Arc::new(self.map(spec.code, spec.kind).await?);
+            let code = Arc::new(self.map(digest, kind).await?);
             run.function.metrics().loaded(began.elapsed());
             Ok(Arc::new(Loaded { code, used_s: AtomicU64::new(now_s) }))
         };
-        let loaded = self.code.get_or_insert_async(&spec.code, load).await?;
+        let loaded = self.code.get_or_insert_async(&digest, load).await?;
         self.metrics.loaded_code_bytes().set(i64::try_from(self.code.weight()).unwrap_or(i64::MAX));
         Ok(Arc::clone(&loaded.code))
     }
@@ -326,7 +362,8 @@ fn is_damaged(path: &Path, error: &wasmtime::Error) -> bool {
 pub(crate) struct Place {
     function: Arc<Function>,
     _counted: Held,
-    _ticking: Ticking,
+    /// Interrupts WebAssembly; a process is interrupted by the system.
+    _ticking: Option<Ticking>,
 }
 
 impl Place {
@@ -351,7 +388,8 @@ impl Place {
         Ok(Self {
             function: Arc::clone(function),
             _counted: function.metrics().sandbox(),
-            _ticking: runtime.ticker.while_running(),
+            _ticking: matches!(function.spec().code, FunctionCode::Wasm { .. })
+                .then(|| runtime.ticker.while_running()),
         })
     }
 }
@@ -412,6 +450,22 @@ struct Entered<'a>(&'a Function);
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.admission.leave();
+    }
+}
+
+/// Makes of what a guest answered what the client gets. `None`: the run says why there is no answer.
+fn finish(response: Option<http::Response<Body>>, guest: Guest, is_head: bool, run: Arc<Run>) -> Outcome {
+    let Some(response) = response else { return Err(answer_problem(&run)) };
+    match response::check(&response, is_head) {
+        Ok(length) => {
+            run.answered(response.status().as_u16());
+            Ok(response.map_with_length(length, guest, run))
+        }
+        Err(error) => {
+            run.fail(ProblemCode::InvalidResponse);
+            run.log(Level::Error, LogSource::Node, format!("the response cannot be sent: {error}"));
+            Err(answer_problem(&run))
+        }
     }
 }
 

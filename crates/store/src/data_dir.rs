@@ -209,7 +209,7 @@ fn holds_file(dir: &Path, depth: u32) -> io::Result<bool> {
 fn stranger(root: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && !["lock", "FORMAT.new", "lost+found"].contains(&name.as_str()) {
+        if !name.starts_with('.') && !["lock", "FORMAT.new", "lost+found", "build"].contains(&name.as_str()) {
             return Ok(Some(name));
         }
     }

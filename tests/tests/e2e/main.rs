@@ -13,6 +13,7 @@ mod failures;
 mod gateway;
 mod guests;
 mod hostile;
+mod languages;
 mod limits;
 mod manifest;
 mod new_app;

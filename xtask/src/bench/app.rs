@@ -23,15 +23,17 @@ impl App {
     }
 
     /// Adds code, for the functions that name this file.
-    pub(crate) fn code(self, file: &str, wasm: &[u8]) -> Result<Self> {
-        fs::write(self.folder.join(file), wasm)?;
+    pub(crate) fn code(self, file: &str, code: &[u8]) -> Result<Self> {
+        fs::write(self.folder.join(file), code)?;
         Ok(self)
     }
 
     /// Adds a function that runs `file` and answers on `route`. `settings` are further lines of its table in the manifest.
     pub(crate) fn function(mut self, name: &str, file: &str, route: &str, settings: &str) -> Self {
+        let kind = if file.ends_with(".js") { "js" } else { "wasm" };
         // Writing to a String cannot fail.
-        let _ = write!(self.manifest, "\n[functions.{name}]\nwasm = \"{file}\"\nroutes = [\"{route}\"]\n{settings}\n");
+        let _ =
+            write!(self.manifest, "\n[functions.{name}]\n{kind} = \"{file}\"\nroutes = [\"{route}\"]\n{settings}\n");
         self
     }
 

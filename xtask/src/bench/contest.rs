@@ -32,7 +32,7 @@ pub(crate) struct Standing {
     pub(crate) p50: Vec<Duration>,
     pub(crate) p99: Vec<Duration>,
     pub(crate) cpu_us: Vec<f64>,
-    /// Bytes after the last round.
+    /// Bytes after the last round, of all of the server's processes.
     pub(crate) rss: u64,
 }
 
@@ -71,12 +71,12 @@ pub(crate) fn run(setup: &Setup, name: &str, contenders: &[Contender<'_>]) -> Re
             wrk::run(setup, &url, None, wrk::CONNECTIONS, WARM_UP)?;
             let before = contender.server.cpu()?;
             let load = wrk::run(setup, &url, None, wrk::CONNECTIONS, setup.round)?;
-            let cpu = contender.server.cpu()? - before;
+            let cpu = contender.server.cpu()?.saturating_sub(before);
             standing.requests_per_second.push(load.requests_per_second());
             standing.p50.push(load.p50());
             standing.p99.push(load.p99());
             standing.cpu_us.push(cpu.as_secs_f64() * 1e6 / load.requests() as f64);
-            standing.rss = contender.server.memory()?.rss;
+            standing.rss = contender.server.memory()?.rss + contender.server.descendants()?.memory.rss;
             progress.inc(1);
         }
     }

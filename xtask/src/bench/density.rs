@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicU32, Ordering},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -23,8 +23,6 @@ use super::{
 /// One component each.
 const APPS: u32 = 1000;
 const FUNCTIONS_AN_APP: u32 = 10;
-/// Threads that publish. More than the node compiles at once on a small machine, so that it never waits for the next.
-const PUBLISHERS: usize = 4;
 /// How long a node is left alone after it is ready, so that what start-up left behind shows.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Functions that are called at the end, to see that they are really there.
@@ -37,7 +35,8 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
     let data_dir = setup.work.join("density-data");
     let node = Node::start(setup, &data_dir, Threads::AllCores, None)?;
     let started = Instant::now();
-    publish_all(setup, &node)?;
+    let hello = guest("hello-p2")?;
+    node.publish_all(setup, "density: publish", APPS, |number| write_app(setup, &hello, number))?;
     let published = started.elapsed();
     node.stop()?;
 
@@ -103,42 +102,12 @@ fn idle(setup: &Setup, data_dir: &std::path::Path) -> Result<(Duration, Memory)>
     Ok((ready, memory))
 }
 
-fn publish_all(setup: &Setup, node: &Node) -> Result<()> {
-    let hello = guest("hello-p2")?;
-    let next = AtomicU32::new(0);
-    let progress = setup.progress("density: publish", APPS as usize);
-    let publish = || -> Result<()> {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= APPS {
-                return Ok(());
-            }
-            let mut app = App::new(&setup.work, &app_name(number))?.code("hello.wasm", &with_number(&hello, number))?;
-            for function in 0..FUNCTIONS_AN_APP {
-                app = app.function(&format!("f{function}"), "hello.wasm", &format!("/f{function}"), "");
-            }
-            let folder = app.finish()?;
-            node.publish(setup, &folder)?;
-            fs::remove_dir_all(folder)?;
-            progress.inc(1);
-        }
-    };
-    thread::scope(|scope| {
-        let publishers: Vec<_> = (0..PUBLISHERS)
-            .map(|_| {
-                scope.spawn(|| {
-                    // The others stop, too.
-                    publish().inspect_err(|_| next.store(APPS, Ordering::Relaxed))
-                })
-            })
-            .collect();
-        publishers.into_iter().try_for_each(|publisher| match publisher.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })?;
-    progress.finish_and_clear();
-    Ok(())
+fn write_app(setup: &Setup, hello: &[u8], number: u32) -> Result<PathBuf> {
+    let mut app = App::new(&setup.work, &app_name(number))?.code("hello.wasm", &with_number(hello, number))?;
+    for function in 0..FUNCTIONS_AN_APP {
+        app = app.function(&format!("f{function}"), "hello.wasm", &format!("/f{function}"), "");
+    }
+    app.finish()
 }
 
 fn app_name(number: u32) -> String {

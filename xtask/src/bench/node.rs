@@ -5,6 +5,8 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -20,6 +22,9 @@ use super::{
 const START_DEADLINE: Duration = Duration::from_secs(120);
 /// A node drains when it is told to stop; nothing is in flight when a benchmark does that.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Threads that publish. More than the node compiles at once on a small machine, so that it never waits for the next.
+const PUBLISHERS: usize = 4;
 
 /// Where a node's threads may run.
 #[derive(Clone, Copy)]
@@ -44,10 +49,26 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node on `data_dir` and waits until it is ready. Bare hosts get `default_app`.
     pub(crate) fn start(setup: &Setup, data_dir: &Path, threads: Threads, default_app: Option<&str>) -> Result<Self> {
+        Self::start_with("", setup, data_dir, threads, default_app)
+    }
+
+    /// [`Node::start`] with a configuration, the text of its file.
+    pub(crate) fn start_with(
+        configuration: &str,
+        setup: &Setup,
+        data_dir: &Path,
+        threads: Threads,
+        default_app: Option<&str>,
+    ) -> Result<Self> {
         let (http, admin) = (free_address()?, free_address()?);
         fs::create_dir_all(data_dir)?;
         let mut command = server_command(&setup.minnow);
         command.arg("node").arg("--data-dir").arg(data_dir);
+        if !configuration.is_empty() {
+            let file = data_dir.with_extension("toml");
+            fs::write(&file, configuration)?;
+            command.arg("--config").arg(file);
+        }
         command.args(["--http", &http.to_string(), "--admin", &admin.to_string()]);
         if let Some(app) = default_app {
             command.args(["--default-app", app]);
@@ -74,6 +95,47 @@ impl Node {
             let errors = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "`minnow {verb}` of {} failed:\n{errors}", app_dir.display());
         }
+        Ok(())
+    }
+
+    /// Publishes and deploys `count` apps, some at once. `write` makes the folder of the app with the number that it is given;
+    /// it is removed when the app is deployed.
+    pub(crate) fn publish_all(
+        &self,
+        setup: &Setup,
+        name: &str,
+        count: u32,
+        write: impl Fn(u32) -> Result<PathBuf> + Sync,
+    ) -> Result<()> {
+        let next = AtomicU32::new(0);
+        let progress = setup.progress(name, count as usize);
+        let publish = || -> Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return Ok(());
+                }
+                let folder = write(number)?;
+                self.publish(setup, &folder)?;
+                fs::remove_dir_all(folder)?;
+                progress.inc(1);
+            }
+        };
+        thread::scope(|scope| {
+            let publishers: Vec<_> = (0..PUBLISHERS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        // The others stop, too.
+                        publish().inspect_err(|_| next.store(count, Ordering::Relaxed))
+                    })
+                })
+                .collect();
+            publishers.into_iter().try_for_each(|publisher| match publisher.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        progress.finish_and_clear();
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::{
     Setup,
     http::{Answer, free_address},
     machine::version_of,
+    npm::Npm,
     server::{Server, server_command},
 };
 
@@ -63,6 +64,45 @@ impl Peer {
         Self::start(setup, "plain-hyper", &mut command, address, format!("hyper {version}"))
     }
 
+    /// `deno serve` of a module.
+    pub(crate) fn deno_serve(setup: &Setup, module: &Path) -> Result<Self> {
+        let deno = Npm::install()?.deno();
+        let address = free_address()?;
+        let mut command = server_command(&deno);
+        command.args([
+            "serve",
+            "--no-config",
+            "--host",
+            &address.ip().to_string(),
+            "--port",
+            &address.port().to_string(),
+        ]);
+        command.arg(module).env("DENO_DIR", setup.work.join("deno-dir")).env("DENO_NO_UPDATE_CHECK", "1");
+        let version = version_of(&deno.to_string_lossy(), &["--version"])?;
+        Self::start(setup, "deno-serve", &mut command, address, version)
+    }
+
+    /// workerd with bench/js/hello.js as its one worker.
+    pub(crate) fn workerd(setup: &Setup) -> Result<Self> {
+        let workerd = Npm::install()?.workerd();
+        let address = free_address()?;
+        let mut command = server_command(&workerd);
+        command.arg("serve").arg(crate::root().join("bench/js/workerd.capnp"));
+        command.args(["--socket-addr", &format!("http={address}")]);
+        let version = version_of(&workerd.to_string_lossy(), &["--version"])?;
+        Self::start(setup, "workerd", &mut command, address, version)
+    }
+
+    /// node with a plain node:http server around a module.
+    pub(crate) fn node_server(setup: &Setup, module: &Path) -> Result<Self> {
+        let node = Npm::install()?.node();
+        let address = free_address()?;
+        let mut command = server_command(&node);
+        command.arg(crate::root().join("bench/js/node-server.mjs")).arg(module).arg(address.port().to_string());
+        let version = format!("node {}", version_of(&node.to_string_lossy(), &["--version"])?);
+        Self::start(setup, "node-server", &mut command, address, version)
+    }
+
     fn start(setup: &Setup, name: &str, command: &mut Command, address: SocketAddr, version: String) -> Result<Self> {
         let log = setup.work.join(format!("{name}.log"));
         let mut server = Server::start(name, command, Some(setup.cores.server), &log)?;
@@ -71,10 +111,15 @@ impl Peer {
     }
 }
 
+/// Where peers are installed that are not from Debian.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(Path::new(&home).join(".cache/minnow/peers"))
+}
+
 /// The program `wasmtime`, in a folder of the user's cache; `cargo install` puts it there the first time.
 fn wasmtime() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").context("HOME is not set")?;
-    let root = Path::new(&home).join(".cache/minnow/peers");
+    let root = cache()?;
     let program = root.join("bin/wasmtime");
     let wanted = format!("wasmtime {WASMTIME}");
     if version_of(&program.to_string_lossy(), &["--version"]).is_ok_and(|version| version.starts_with(&wanted)) {

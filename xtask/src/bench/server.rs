@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::machine::on_core;
@@ -16,6 +16,11 @@ use super::machine::on_core;
 /// `utime` and `stime` in /proc/PID/stat count this many a second: USER_HZ, which is 100 on every architecture that Rust
 /// supports on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A server that uses next to no CPU for this long has nothing left to do. Well above what separates one step of starting a
+/// process from the next.
+const QUIET: Duration = Duration::from_millis(200);
+const QUIET_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running server process. Dropping it kills it.
 pub(crate) struct Server {
@@ -32,6 +37,23 @@ pub(crate) struct Memory {
     pub(crate) rss: u64,
     /// Of these, the ones that no file backs.
     pub(crate) anonymous: u64,
+}
+
+/// The processes that came from a server.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Descendants {
+    pub(crate) count: usize,
+    /// Of all together. What several map from one file counts for each of them.
+    pub(crate) memory: Memory,
+}
+
+/// One process, as /proc has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    parent: u32,
+    /// With that of the children that it has waited for.
+    cpu: Duration,
 }
 
 /// A command for a server, with an environment of its own: nothing of the developer's shell (RUST_LOG, RUST_BACKTRACE,
@@ -85,13 +107,56 @@ impl Server {
         }
     }
 
-    /// User and system CPU time so far, in steps of 10 ms.
+    /// User and system CPU time so far, in steps of 10 ms, with that of all processes that came from this one.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
-        parse_cpu(&stat).with_context(|| format!("unreadable /proc stat of {}", self.name))
+        Ok(self.family()?.iter().map(|process| process.cpu).sum())
     }
 
+    /// Waits until neither the server nor what came from it has anything left to do.
+    pub(crate) fn wait_until_quiet(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let before = self.cpu()?;
+            std::thread::sleep(QUIET);
+            // One step may end in any span of time.
+            if self.cpu()?.saturating_sub(before) <= Duration::from_secs_f64(1.0 / TICKS_PER_SECOND) {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < QUIET_DEADLINE, "{} stays busy:\n{}", self.name, self.log_end());
+        }
+    }
+
+    /// The processes that came from this one.
+    pub(crate) fn descendants(&self) -> Result<Descendants> {
+        let mut found = Descendants::default();
+        for process in self.family()?.iter().filter(|process| process.id != self.child.id()) {
+            // One that has ended since, or is about to, has no memory.
+            let status = fs::read_to_string(format!("/proc/{}/status", process.id)).unwrap_or_default();
+            if let Some(memory) = parse_memory(&status) {
+                found.count += 1;
+                found.memory.rss += memory.rss;
+                found.memory.anonymous += memory.anonymous;
+            }
+        }
+        Ok(found)
+    }
+
+    /// This process and all that came from it.
+    fn family(&self) -> Result<Vec<Process>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Processes end meanwhile.
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            all.extend(parse_stat(id, &stat));
+        }
+        let family = family_of(self.child.id(), all);
+        ensure!(!family.is_empty(), "{} has gone:\n{}", self.name, self.log_end());
+        Ok(family)
+    }
+
+    /// Memory of the server's own process.
     pub(crate) fn memory(&self) -> Result<Memory> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
@@ -133,14 +198,26 @@ impl Drop for Server {
     }
 }
 
-/// `utime` + `stime`, the 14th and 15th field of `/proc/PID/stat` (proc_pid_stat(5)). The second field is the program's
-/// name in parentheses, which may itself hold anything.
-fn parse_cpu(stat: &str) -> Option<Duration> {
+/// Reads `/proc/PID/stat` (proc_pid_stat(5)): the 4th field is the parent, the 14th to 17th are the CPU times, of the process
+/// and of the children that it has waited for. The second field is the program's name in parentheses, which may itself hold
+/// anything.
+fn parse_stat(id: u32, stat: &str) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
-    let user: f64 = fields.next()?.parse().ok()?;
-    let system: f64 = fields.next()?.parse().ok()?;
-    Some(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let parent = fields.get(1)?.parse().ok()?;
+    let ticks: f64 = fields.get(11..15)?.iter().filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    Some(Process { id, parent, cpu: Duration::from_secs_f64(ticks / TICKS_PER_SECOND) })
+}
+
+/// Of these processes `root` and all that came from it.
+fn family_of(root: u32, mut others: Vec<Process>) -> Vec<Process> {
+    let mut family: Vec<Process> = others.extract_if(.., |process| process.id == root).collect();
+    let mut next = 0;
+    while let Some(parent) = family.get(next).map(|process| process.id) {
+        family.extend(others.extract_if(.., |process| process.parent == parent));
+        next += 1;
+    }
+    family
 }
 
 fn parse_memory(status: &str) -> Option<Memory> {
@@ -158,10 +235,35 @@ mod tests {
     #[test]
     fn proc_files_are_read() {
         let stat = "42 (a ) b) S 1 42 42 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 5 0 100 1000 200";
-        assert_eq!(parse_cpu(stat), Some(Duration::from_secs(2)));
+        let process = Process { id: 42, parent: 1, cpu: Duration::from_secs(2) };
+        assert_eq!(parse_stat(42, stat), Some(process));
+        assert_eq!(parse_stat(42, ""), None);
         let memory = parse_memory("Name:\tx\nVmRSS:\t    1024 kB\nRssAnon:\t     512 kB\n").unwrap();
         assert_eq!((memory.rss, memory.anonymous), (1024 * 1024, 512 * 1024));
         assert!(parse_memory("Name:\tx\n").is_none());
+    }
+
+    #[test]
+    fn a_family_is_a_process_and_all_that_came_from_it() {
+        let process = |(id, parent)| Process { id, parent, cpu: Duration::ZERO };
+        let all = [(1, 0), (9, 7), (5, 1), (7, 5), (6, 5), (8, 2), (2, 1)].map(process).to_vec();
+        let ids: Vec<u32> = family_of(5, all.clone()).iter().map(|process| process.id).collect();
+        assert_eq!(ids, [5, 7, 6, 9]);
+        assert_eq!(family_of(99, all), []);
+    }
+
+    #[test]
+    fn descendants_are_counted_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = server_command("sh");
+        command.args(["-c", "sleep 60 & sleep 60 & wait"]);
+        let mut server = Server::start("sh", &mut command, None, &folder.path().join("log")).unwrap();
+        let are_there = |server: &Server| server.descendants().unwrap().count == 2;
+        while !are_there(&server) {
+            assert!(server.is_running() && server.started.elapsed() < Duration::from_secs(10));
+        }
+        assert!(server.descendants().unwrap().memory.rss > 0);
+        server.wait_until_quiet().unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -9,54 +10,113 @@ use std::{
 
 use anyhow::Context as _;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use minnow_model::{Digest, FunctionName, digest::Digester, manifest::FILE_NAME};
+use minnow_model::{
+    Digest, FunctionName,
+    digest::Digester,
+    manifest::{Code, FILE_NAME},
+};
 
 use crate::{project::Project, report::Failure};
 
-/// Folders that hold no sources: the node's data, build output, downloads, history.
-const IGNORED: [&str; 4] = [".minnow", "target", ".git", "node_modules"];
+/// Folders that hold no sources: the node's data, build output, downloads, history. What a bundle is made of is looked at
+/// all the same.
+const IGNORED: [&str; 4] = [".minnow", "target", ".git", PACKAGES];
+/// Where npm packages are.
+const PACKAGES: &str = "node_modules";
 
 /// Whether a folder is never looked into for sources.
-pub fn is_ignored(name: &std::ffi::OsStr) -> bool {
+pub fn is_ignored(name: &OsStr) -> bool {
     IGNORED.iter().any(|ignored| name == *ignored)
 }
+
+/// Whether a path is of an npm package, or of the folder that they are in.
+pub fn is_in_packages(path: &Path) -> bool {
+    path.iter().any(|name| name == PACKAGES)
+}
+
+/// What each function in JavaScript is made of.
+pub type Inputs = BTreeMap<FunctionName, BTreeSet<PathBuf>>;
 
 /// The files that matter to an app.
 #[derive(Debug)]
 pub struct Interest {
     dir: PathBuf,
-    /// The manifest and each function's code.
+    /// The manifest and each function's WebAssembly.
     files: BTreeSet<PathBuf>,
     /// The static folders.
     folders: Vec<PathBuf>,
     /// The sources of each function that is built.
     sources: Vec<(FunctionName, GlobSet)>,
+    /// The functions in JavaScript.
+    scripts: Vec<(FunctionName, Script)>,
+}
+
+/// What a function in JavaScript is made of.
+#[derive(Debug)]
+struct Script {
+    files: BTreeSet<PathBuf>,
+    /// The folders of the files. A new file beside another one may be what an import means from now on.
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Script {
+    fn new(files: BTreeSet<PathBuf>) -> Self {
+        let folders = files.iter().filter_map(|file| file.parent()).map(Path::to_path_buf).collect();
+        Self { files, folders }
+    }
+
+    /// Whether one of the files is `path` or in it, as where a package was replaced.
+    fn holds(&self, path: &Path) -> bool {
+        self.files.range(path.to_path_buf()..).next().is_some_and(|file| file.starts_with(path))
+    }
+
+    fn is_beside(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|folder| self.folders.contains(folder))
+    }
+}
+
+/// Whether a file says how imports are resolved or compiled, wherever it is.
+fn is_settings(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_config = |kind: &str| name.starts_with(kind) && name.ends_with(".json");
+    name == "package.json" || is_config("tsconfig") || is_config("jsconfig")
 }
 
 /// What changed files come to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Affected {
-    /// Functions whose sources changed.
+    /// Functions whose `watch` names what changed.
     pub builds: BTreeSet<FunctionName>,
+    /// Functions whose bundle may change.
+    pub bundles: BTreeSet<FunctionName>,
     /// Whether the manifest, code or a static file changed.
     pub packed: bool,
 }
 
 impl Affected {
     pub fn is_nothing(&self) -> bool {
-        self.builds.is_empty() && !self.packed
+        self.builds.is_empty() && self.bundles.is_empty() && !self.packed
     }
 }
 
 impl Interest {
-    /// Reads what matters from the manifest.
-    pub fn of(project: &Project) -> anyhow::Result<Self> {
+    /// Reads what matters from the manifest. `inputs` are those of the functions that were bundled.
+    pub fn of(project: &Project, inputs: &Inputs) -> anyhow::Result<Self> {
         let manifest = project.manifest();
         let dir = project.dir.clone();
         let mut files: BTreeSet<PathBuf> = [dir.join(FILE_NAME)].into();
-        let mut sources = Vec::new();
+        let (mut sources, mut scripts) = (Vec::new(), Vec::new());
         for (name, function) in &manifest.functions {
-            files.insert(dir.join(&function.wasm));
+            match &function.code {
+                Code::Wasm(path) => {
+                    files.insert(dir.join(path));
+                }
+                Code::Js(entry) => {
+                    let mut files = inputs.get(name).cloned().unwrap_or_default();
+                    files.insert(dir.join(entry));
+                    scripts.push((name.clone(), Script::new(files)));
+                }
+            }
             if function.build.is_none() {
                 continue;
             }
@@ -72,12 +132,21 @@ impl Interest {
             sources.push((name.clone(), globs.build()?));
         }
         let folders = manifest.static_dirs.values().map(|folder| dir.join(folder)).collect();
-        Ok(Self { dir, files, folders, sources })
+        Ok(Self { dir, files, folders, sources, scripts })
     }
 
     /// Where code lies, often in folders that are otherwise ignored.
     pub fn code_folders(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().filter_map(|file| file.parent())
+        let scripts = self.scripts.iter().flat_map(|(_, script)| &script.folders);
+        self.files.iter().filter_map(|file| file.parent()).chain(scripts.map(PathBuf::as_path))
+    }
+
+    /// Where packages come and go, for functions in JavaScript: the `node_modules` in the app's folder and those that are used.
+    pub fn package_folders(&self) -> BTreeSet<PathBuf> {
+        let own = (!self.scripts.is_empty()).then(|| self.dir.join(PACKAGES));
+        let folders = self.scripts.iter().flat_map(|(_, script)| &script.folders);
+        let used = folders.flat_map(|folder| folder.ancestors()).filter(|folder| folder.ends_with(PACKAGES));
+        own.into_iter().chain(used.map(Path::to_path_buf)).collect()
     }
 
     /// The static folders, which may be build output too.
@@ -95,12 +164,22 @@ impl Interest {
         for path in changed {
             let in_static = self.folders.iter().any(|folder| path.starts_with(folder));
             affected.packed |= in_static || self.files.contains(path);
+            // One question for each path: the second would get another answer.
+            let mut answer = None;
+            let mut is_new = || *answer.get_or_insert_with(|| is_new(path));
+            let may_change = |script: &Script, is_new: &mut dyn FnMut() -> bool| {
+                // A package that was replaced is a folder, whose content is not compared.
+                (script.holds(path) && (!script.files.contains(path) || is_new()))
+                    || ((script.is_beside(path) || is_settings(path)) && is_new())
+            };
+            let bundles = self.scripts.iter().filter(|(_, script)| may_change(script, &mut is_new));
+            affected.bundles.extend(bundles.map(|(name, _)| name.clone()).collect::<Vec<_>>());
             let Ok(relative) = path.strip_prefix(&self.dir) else { continue };
             if relative.iter().any(is_ignored) {
                 continue;
             }
             let mut builds = self.sources.iter().filter(|(_, globs)| globs.is_match(relative)).peekable();
-            if builds.peek().is_some() && is_new(path) {
+            if builds.peek().is_some() && is_new() {
                 affected.builds.extend(builds.map(|(name, _)| name.clone()));
             }
         }
@@ -179,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE_NAME), MANIFEST).unwrap();
         let project = Project::load(dir.path()).unwrap();
-        let interest = Interest::of(&project).unwrap();
+        let interest = Interest::of(&project, &Inputs::new()).unwrap();
         for (path, builds, packed) in [
             ("minnow.toml", vec!["api"], true),
             ("Cargo.toml", vec!["api"], false),
@@ -204,6 +283,51 @@ mod tests {
             assert_eq!((names, affected.packed), (builds, packed), "{path}");
         }
         assert!(interest.affected([&project.dir.join("src/lib.rs")], |_| false).is_nothing(), "the same content");
+    }
+
+    #[test]
+    fn a_bundle_is_made_again_when_what_it_is_made_of_may_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "name = \"a\"\n[functions.api]\njs = \"src/api.ts\"\n[functions.web]\njs = \"web/web.ts\"\n";
+        fs::write(dir.path().join(FILE_NAME), text).unwrap();
+        let project = Project::load(dir.path()).unwrap();
+        let files = ["src/api.ts", "lib/deep/util.ts", "node_modules/hono/dist/index.js", "../node_modules/ms/index.js"];
+        let files: BTreeSet<PathBuf> = files
+            .iter()
+            .map(|file| match file.strip_prefix("../") {
+                Some(file) => project.dir.parent().unwrap().join(file),
+                None => project.dir.join(file),
+            })
+            .collect();
+        let inputs = Inputs::from([("api".parse().unwrap(), files)]);
+        let interest = Interest::of(&project, &inputs).unwrap();
+        let bundles = |path: PathBuf, is_new: bool| -> Vec<String> {
+            let affected = interest.affected([&path], |_| is_new);
+            assert!(affected.builds.is_empty() && affected.packed == path.ends_with(FILE_NAME));
+            affected.bundles.iter().map(ToString::to_string).collect()
+        };
+        for (path, expected) in [
+            ("src/api.ts", vec!["api"]),
+            ("src/new.ts", vec!["api"]),
+            ("web/web.ts", vec!["web"]),
+            ("lib/deep/util.ts", vec!["api"]),
+            ("lib/other.ts", vec![]),
+            ("node_modules/hono/dist/index.js", vec!["api"]),
+            ("node_modules/other", vec![]),
+            ("package.json", vec!["api", "web"]),
+            ("tsconfig.base.json", vec!["api", "web"]),
+            ("lib/deep", vec!["api"]),
+            ("notes.txt", vec![]),
+            (FILE_NAME, vec![]),
+        ] {
+            assert_eq!(bundles(project.dir.join(path), true), expected, "{path}");
+        }
+        assert_eq!(bundles(project.dir.join("src/api.ts"), false), [""; 0], "the same content");
+        assert_eq!(bundles(project.dir.join("node_modules/hono"), false), ["api"], "a package is replaced");
+        let hoisted = project.dir.parent().unwrap().join("node_modules");
+        assert_eq!(bundles(hoisted.join("ms/index.js"), true), ["api"]);
+        assert_eq!(interest.package_folders(), BTreeSet::from([project.dir.join("node_modules"), hoisted]));
+        assert!(interest.code_folders().any(|folder| folder == project.dir.join("lib/deep")));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! One app under `minnow dev`: rebuilt, published and deployed whenever it changes.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use minnow_control::api_types::DeployRequest;
-use minnow_model::{Digest, FunctionName, Version};
+use minnow_model::{Digest, FunctionName, Version, manifest::Function};
+use minnow_runtime::js::tools::Tool;
 
 use super::{
-    change::{Contents, Interest},
+    change::{Contents, Inputs, Interest, is_in_packages},
     version::{dev_number, dev_version, next_number},
     watch::Changes,
 };
@@ -15,7 +16,7 @@ use crate::{
     pack::Bundle,
     progress::Progress,
     project::Project,
-    recipe::{self, Only},
+    recipe::{self, Only, bundler::Bundler, tools},
     report::{self, Failure},
     shell::Group,
     upload,
@@ -27,18 +28,79 @@ pub struct Session {
     project: Project,
     interest: Interest,
     contents: Contents,
+    scripts: Scripts,
     /// Functions whose sources changed since their last successful build.
     stale: BTreeSet<FunctionName>,
     /// What is live, whatever its version is.
     live: Option<Digest>,
 }
 
+/// The functions in JavaScript.
+#[derive(Debug, Default)]
+pub struct Scripts {
+    bundler: Bundler,
+    inputs: Inputs,
+    /// Functions whose sources changed since they were last bundled.
+    stale: BTreeSet<FunctionName>,
+    /// What was told when that failed.
+    told: Option<String>,
+    has_deno: bool,
+}
+
+impl Scripts {
+    /// Bundles all of an app's functions for the first time.
+    pub async fn of(project: &Project) -> anyhow::Result<Self> {
+        let mut scripts = Self::default();
+        scripts.inputs = scripts.bundler.run(project, &Only::All).await?.whole()?;
+        scripts.provide_deno(project).await?;
+        Ok(scripts)
+    }
+
+    /// Installs Deno before the node does it: here somebody sees it.
+    async fn provide_deno(&mut self, project: &Project) -> anyhow::Result<()> {
+        if !self.has_deno && project.manifest().functions.values().any(|function| function.code.is_js()) {
+            tools::provide(Tool::Deno).await?;
+            self.has_deno = true;
+        }
+        Ok(())
+    }
+
+    /// Bundles the functions that changed. Those that fail are tried again with the next change of whatever file.
+    async fn bundle(&mut self, project: &Project) -> anyhow::Result<()> {
+        let functions = &project.manifest().functions;
+        self.inputs.retain(|name, _| functions.get(name).is_some_and(|function| function.code.is_js()));
+        self.stale.retain(|name| functions.get(name).is_some_and(|function| function.code.is_js()));
+        self.provide_deno(project).await?;
+        let bundles = self.bundler.run(project, &Only::These(self.stale.clone())).await?;
+        self.inputs.extend(bundles.inputs);
+        match bundles.failed {
+            Some((functions, error)) => {
+                self.stale = functions;
+                Err(error)
+            }
+            None => {
+                self.stale.clear();
+                self.told = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether `error` was told before. An installation of packages changes files many times before they are all there.
+    fn is_told(&mut self, error: &anyhow::Error, changes: &Changes) -> bool {
+        let text = format!("{error:#}");
+        let is_told = self.told.as_ref() == Some(&text);
+        self.told = Some(text);
+        is_told && !changes.lost && changes.paths.iter().all(|path| is_in_packages(path))
+    }
+}
+
 impl Session {
-    /// Publishes and deploys an app that was built.
-    pub async fn start(client: Client, project: Project) -> anyhow::Result<(Self, Version)> {
-        let interest = Interest::of(&project)?;
-        let contents = Contents::default();
-        let mut session = Self { client, project, interest, contents, stale: BTreeSet::new(), live: None };
+    /// Publishes and deploys an app that was built and bundled.
+    pub async fn start(client: Client, project: Project, scripts: Scripts) -> anyhow::Result<(Self, Version)> {
+        let interest = Interest::of(&project, &scripts.inputs)?;
+        let (contents, stale) = (Contents::default(), BTreeSet::new());
+        let mut session = Self { client, project, interest, contents, scripts, stale, live: None };
         let version = session.publish().await?;
         Ok((session, version))
     }
@@ -56,17 +118,27 @@ impl Session {
     pub async fn apply(&mut self, changes: &Changes) -> anyhow::Result<Option<Version>> {
         let contents = &mut self.contents;
         let affected = self.interest.affected(&changes.paths, |path| contents.is_new(path));
-        if affected.is_nothing() && self.stale.is_empty() && !changes.lost {
+        if affected.is_nothing() && self.stale.is_empty() && self.scripts.stale.is_empty() && !changes.lost {
             return Ok(None);
         }
         self.stale.extend(affected.builds);
+        self.scripts.stale.extend(affected.bundles);
         self.reload()?;
         if changes.lost {
-            self.stale.extend(self.project.manifest().functions.keys().cloned());
+            let all: Vec<FunctionName> = self.project.manifest().functions.keys().cloned().collect();
+            self.stale.extend(all.iter().cloned());
+            self.scripts.stale.extend(all);
         }
         // Names of functions that the manifest has no more do no harm: there is no command for them.
         recipe::run(&self.project, &Only::These(self.stale.clone()), Group::Own).await?;
-        self.stale.clear();
+        // A command may write what is bundled.
+        self.scripts.stale.append(&mut self.stale);
+        let bundled = self.scripts.bundle(&self.project).await;
+        self.interest = Interest::of(&self.project, &self.scripts.inputs)?;
+        match bundled {
+            Err(error) if self.scripts.is_told(&error, changes) => return Ok(None),
+            bundled => bundled?,
+        }
         let fingerprint = self.pack(&Version::new(0, 0, 0)).await?.fingerprint();
         if self.live == Some(fingerprint) {
             return Ok(None);
@@ -74,7 +146,7 @@ impl Session {
         self.publish().await.map(Some)
     }
 
-    /// Reads the manifest again. A function with another build command or code file has to be built.
+    /// Reads the manifest again. A function with another build command or code file has to be built and bundled.
     fn reload(&mut self) -> anyhow::Result<()> {
         let project = Project::load(&self.project.dir)?;
         let (old, new) = (self.project.manifest(), project.manifest());
@@ -82,13 +154,16 @@ impl Session {
             let what = format!("the app's name changed from {} to {}", old.name, new.name);
             return Err(Failure::new(what).help("stop `minnow dev` and start it again").into());
         }
-        let interest = Interest::of(&project)?;
+        let interest = Interest::of(&project, &self.scripts.inputs)?;
         for (name, function) in &new.functions {
-            let same = |before: &minnow_model::manifest::Function| {
-                before.build == function.build && before.wasm == function.wasm
-            };
+            let same = |before: &Function| before.build == function.build && before.code == function.code;
             if !old.functions.get(name).is_some_and(same) {
                 self.stale.insert(name.clone());
+            }
+            // It is part of the bundle.
+            let node_env = |function: &Function| function.env.get("NODE_ENV").cloned();
+            if old.functions.get(name).map(node_env) != Some(node_env(function)) {
+                self.scripts.stale.insert(name.clone());
             }
         }
         self.project = project;
@@ -128,26 +203,37 @@ impl Session {
     }
 }
 
-/// The folder of the node's data, with a `.gitignore` so that it is never committed.
-pub fn data_dir(project: &Path) -> std::io::Result<std::path::PathBuf> {
-    let dir = project.join(".minnow");
-    std::fs::create_dir_all(&dir)?;
-    let ignore = dir.join(".gitignore");
-    if !ignore.exists() {
-        std::fs::write(ignore, "*\n")?;
-    }
-    Ok(dir)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
     use super::*;
 
-    #[test]
-    fn the_data_folder_is_made_once_and_ignored_by_git() {
+    #[tokio::test]
+    async fn a_function_that_cannot_be_bundled_is_tried_again_and_told_once() {
         let dir = tempfile::tempdir().unwrap();
-        let data = data_dir(dir.path()).unwrap();
-        assert_eq!(data_dir(dir.path()).unwrap(), data);
-        assert_eq!(std::fs::read_to_string(data.join(".gitignore")).unwrap(), "*\n");
+        let write = |path: &str, content: &str| fs::write(dir.path().join(path), content).unwrap();
+        write("minnow.toml", "name = \"a\"\n[functions.f]\njs = \"f.ts\"\n[functions.g]\njs = \"g.ts\"\n");
+        write("f.ts", "import \"./x\";\nexport default {};\n");
+        write("g.ts", "export default {};\n");
+        let project = Project::load(dir.path()).unwrap();
+        let (f, g): (FunctionName, FunctionName) = ("f".parse().unwrap(), "g".parse().unwrap());
+        let mut scripts = Scripts { has_deno: true, ..Scripts::default() };
+        scripts.stale = [f.clone(), g.clone(), "gone".parse().unwrap()].into();
+
+        let error = scripts.bundle(&project).await.unwrap_err();
+        assert_eq!(scripts.stale, [f.clone()].into());
+        assert_eq!(scripts.inputs.keys().collect::<Vec<_>>(), [&g]);
+        let changed = |path: &str| Changes { paths: [project.dir.join(path)].into(), lost: false };
+        assert!(!scripts.is_told(&error, &changed("node_modules/x")), "the first time");
+        assert!(scripts.is_told(&error, &changed("node_modules/x")), "npm is at work");
+        assert!(!scripts.is_told(&error, &changed("f.ts")), "somebody saved a file and waits");
+
+        write("x.ts", "console.log(1);\n");
+        scripts.bundle(&project).await.unwrap();
+        assert_eq!(scripts.stale, BTreeSet::new());
+        let files: BTreeSet<PathBuf> = ["f.ts", "x.ts"].iter().map(|file| project.dir.join(file)).collect();
+        assert_eq!(scripts.inputs[&f], files);
+        assert_eq!(scripts.told, None);
     }
 }

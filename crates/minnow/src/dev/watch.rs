@@ -12,7 +12,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{sync::Notify, time::Instant};
 use walkdir::WalkDir;
 
-use super::change::{Interest, is_ignored};
+use super::change::{Interest, is_ignored, is_in_packages};
 use crate::report::{self, Failure};
 
 /// How long nothing may happen before changes are acted on: editors write a file in several steps, and a checkout many files.
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_PATHS: usize = 10_000;
 /// The most folders that are watched: the default limit of Linux is 8192 or more for each user.
 const MAX_FOLDERS: usize = 8_000;
+/// The most folders of packages among them. What is changed there by hand is seldom seen, and an installation changes
+/// `package.json` too.
+const MAX_PACKAGE_FOLDERS: usize = 2_000;
 
 /// What happened since the last look.
 #[derive(Debug, Default)]
@@ -94,8 +97,12 @@ impl Watch {
 
     /// Watches folders that are there since, or that a new manifest names.
     pub fn update(&mut self, interest: &Interest) {
+        let package_folders = interest.package_folders();
+        let folders = interest.code_folders().chain(package_folders.iter().map(PathBuf::as_path));
+        // Those of packages last, in the room that the others leave.
+        let (of_packages, others): (Vec<&Path>, Vec<&Path>) = folders.partition(|folder| is_in_packages(folder));
         // A folder of build output may not be there yet; then the build's end is when it is looked at.
-        for folder in interest.code_folders().filter(|folder| folder.is_dir()) {
+        for folder in others.into_iter().filter(|folder| folder.is_dir()) {
             // Only the folder itself: Cargo's output beside the code is large.
             let added = self.add(folder);
             warn(folder, added);
@@ -103,6 +110,14 @@ impl Watch {
         for folder in interest.static_folders().filter(|folder| folder.is_dir()) {
             let added = self.add_tree(folder).map(drop);
             warn(folder, added);
+        }
+        let mut room = MAX_PACKAGE_FOLDERS.saturating_sub(self.watched.iter().filter(|path| is_in_packages(path)).count());
+        for folder in of_packages {
+            if room > 0 && !self.watched.contains(folder) && folder.is_dir() {
+                room -= 1;
+                let added = self.add(folder);
+                warn(folder, added);
+            }
         }
     }
 
@@ -147,7 +162,7 @@ impl Watch {
     }
 
     fn is_ignored(&self, path: &Path) -> bool {
-        path.strip_prefix(&self.dir).is_ok_and(|relative| relative.iter().any(is_ignored))
+        path.strip_prefix(&self.dir).map_or_else(|_| is_in_packages(path), |relative| relative.iter().any(is_ignored))
     }
 
     /// Watches a folder and those in it; gives the files that are there.
@@ -192,7 +207,7 @@ fn warn(folder: &Path, added: anyhow::Result<()>) {
 mod tests {
     use std::fs;
 
-    use super::*;
+    use super::{super::change::Inputs, *};
     use crate::project::Project;
 
     async fn changed(watch: &mut Watch, name: &str) -> bool {
@@ -209,7 +224,7 @@ mod tests {
         fs::create_dir_all(temporary.path().join("target/deps")).unwrap();
         let project = Project::load(temporary.path()).unwrap();
         let dir = &project.dir;
-        let mut watch = Watch::start(dir, &Interest::of(&project).unwrap()).unwrap();
+        let mut watch = Watch::start(dir, &Interest::of(&project, &Inputs::new()).unwrap()).unwrap();
         fs::write(dir.join("minnow.toml"), text).unwrap();
         assert!(changed(&mut watch, "minnow.toml").await);
         fs::create_dir_all(dir.join("src/deep")).unwrap();
@@ -225,5 +240,24 @@ mod tests {
         fs::write(dir.join("target/f.wasm"), "4").unwrap();
         assert!(changed(&mut watch, "target/f.wasm").await);
         assert!(!watch.watched.contains(&dir.join("target/deps")), "build output is not walked");
+    }
+    #[tokio::test]
+    async fn the_packages_of_a_bundle_are_watched_where_they_are_used() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::write(temporary.path().join("minnow.toml"), "name = \"a\"\n[functions.f]\njs = \"f.js\"\n").unwrap();
+        let project = Project::load(temporary.path()).unwrap();
+        let dir = &project.dir;
+        let used = dir.join("node_modules/used/dist");
+        fs::create_dir_all(&used).unwrap();
+        fs::create_dir_all(dir.join("node_modules/unused")).unwrap();
+        let inputs = Inputs::from([("f".parse().unwrap(), [used.join("index.js")].into())]);
+        let mut watch = Watch::start(dir, &Interest::of(&project, &inputs).unwrap()).unwrap();
+        fs::write(used.join("index.js"), "1").unwrap();
+        assert!(changed(&mut watch, "node_modules/used/dist/index.js").await);
+        fs::create_dir(dir.join("node_modules/new")).unwrap();
+        assert!(changed(&mut watch, "node_modules/new").await);
+        for folder in ["unused", "new"] {
+            assert!(!watch.watched.contains(&dir.join("node_modules").join(folder)), "{folder}");
+        }
     }
 }

@@ -16,14 +16,14 @@ use crate::{
     client::Client,
     dev::{
         banner::{Place, banner},
-        change::Interest,
+        change::{Inputs, Interest},
         ports,
-        session::{self, Session},
+        session::{Scripts, Session},
         watch::Watch,
     },
     node_log,
     output::{self, BOLD, GREEN},
-    project::Project,
+    project::{self, Project},
     recipe::{self, Only},
     report::{self, Failure, Style},
     shell::Group,
@@ -42,11 +42,12 @@ const LOG_LINES: usize = 4096;
     long_about = "Run an app on this machine and follow its changes.
 
 Runs the same node as production, with its data in DIR/.minnow. The app is built, published and deployed as a version like \
-0.1.0-dev.3. A change to minnow.toml, to code, to a static file, or to a file that a function's `watch` names is live once it \
-is built and published, at once where nothing is built; only functions whose files changed are built again. When a build fails, the version before keeps serving. \
-The app answers every host name, so bare localhost works too.
+0.1.0-dev.3. A change to minnow.toml, to code, to a static file, to a module that a function in JavaScript imports, or to a \
+file that a function's `watch` names is live once it is built and published, at once where nothing is built; only functions \
+whose files changed are built and bundled again. When that fails, the version before keeps serving. The app answers every \
+host name, so bare localhost works too.
 
-Functions without `build` use their file as it is.",
+Functions with `wasm` and without `build` use their file as it is.",
     after_help = "Examples:
   minnow dev                          the app in this folder
   minnow dev examples/tour
@@ -74,20 +75,24 @@ async fn serve(args: DevArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new().and_then(Signals::and_hangup).context("cannot handle signals")?;
     let project = Project::load(&args.dir)?;
     // Before the first build, which may take minutes: what is saved meanwhile is acted on after it.
-    let watch = Watch::start(&project.dir, &Interest::of(&project)?)?;
-    tokio::select! {
-        built = recipe::run(&project, &Only::All, Group::Own) => built?,
+    let watch = Watch::start(&project.dir, &Interest::of(&project, &Inputs::new())?)?;
+    let build = async {
+        recipe::run(&project, &Only::All, Group::Own).await?;
+        Scripts::of(&project).await
+    };
+    let scripts = tokio::select! {
+        scripts = build => scripts?,
         _ = signals.next() => return Ok(()),
-    }
+    };
     let http = listen(args.http, DEFAULT_HTTP, "http")?;
     let admin = listen(args.admin, DEFAULT_ADMIN, "admin")?;
-    let data_dir = session::data_dir(&project.dir).context("cannot make the folder .minnow")?;
+    let data_dir = project::data_dir(&project.dir).context("cannot make the folder .minnow")?;
     let (echo, lines) = mpsc::channel(LOG_LINES);
     let mut config = Config::new(data_dir.clone(), http, admin);
     config.default_app = Some(project.manifest().name.clone());
     config.log_echo = Some(echo);
     let node = Node::start(config).await.map_err(cannot_start)?;
-    let followed = follow(&node, project, watch, &args, &data_dir, lines, &mut signals).await;
+    let followed = follow(&node, (project, scripts), watch, &args, &data_dir, lines, &mut signals).await;
     node.shutdown(DRAIN).await;
     followed
 }
@@ -109,7 +114,7 @@ fn cannot_start(error: StartError) -> anyhow::Error {
 /// Serves until a signal comes.
 async fn follow(
     node: &Node,
-    project: Project,
+    (project, scripts): (Project, Scripts),
     mut watch: Watch,
     args: &DevArgs,
     data_dir: &std::path::Path,
@@ -119,7 +124,7 @@ async fn follow(
     let server = Url::parse(&format!("http://{}", node.admin_addr()))?;
     let client = Client::new(server, node.admin_token().map(str::to_owned))?;
     let (mut session, version) = tokio::select! {
-        started = Session::start(client, project) => started?,
+        started = Session::start(client, project, scripts) => started?,
         _ = signals.next() => return Ok(()),
     };
     // Folders that the first build made.

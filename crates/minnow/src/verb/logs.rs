@@ -109,7 +109,9 @@ pub fn human(line: &LogLine, time: Time) -> String {
         Level::Error => ("error", RED),
     };
     let from = line.function.as_ref().map_or("node", FunctionName::as_str);
-    let message = output::printable(line.message.trim_end_matches('\n'));
+    // A stack has several lines. They are set in, so that none of them passes for a line of its own.
+    let lines: Vec<String> = line.message.trim_end_matches('\n').split('\n').map(output::printable).collect();
+    let message = lines.join("\n    ");
     format!("{DIM}{stamp}{DIM:#} {style}{level}{style:#} {BOLD}{from}{BOLD:#} {message}")
 }
 
@@ -126,5 +128,15 @@ mod tests {
         let plain = |time| anstream::adapter::strip_str(&human(&line, time)).to_string();
         assert_eq!(plain(Time::Date), "1970-01-01T00:00:01.000Z warn  api hot\\u{1b}[2J");
         assert_eq!(plain(Time::Clock), "00:00:01.000 warn  api hot\\u{1b}[2J");
+    }
+
+    #[test]
+    fn the_lines_of_a_stack_are_set_in() {
+        let line: LogLine = serde_json::from_str(
+            r#"{"time_ms":0,"level":"error","source":"stderr","tenant":"default","app":"a","message":"Error: x\n    at f (src/a.ts:1:2)\n00:00:00.000 info\n"}"#,
+        )
+        .unwrap();
+        let plain = anstream::adapter::strip_str(&human(&line, Time::Clock)).to_string();
+        assert_eq!(plain, "00:00:00.000 error node Error: x\n        at f (src/a.ts:1:2)\n    00:00:00.000 info");
     }
 }

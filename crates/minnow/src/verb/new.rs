@@ -1,5 +1,7 @@
 //! `minnow new`: makes a new app.
 
+mod template;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -10,6 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use minnow_model::AppName;
 
+use self::template::Template;
 use crate::{
     output::{self, BOLD, DIM, GREEN},
     report::Failure,
@@ -20,51 +23,45 @@ use crate::{
 #[command(
     long_about = "Make a new app in a folder of its name.
 
-The app is one function in Rust that renders its pages on the server, with static files beside it. Compiling it needs the \
-target wasm32-wasip2: `rustup target add wasm32-wasip2`.",
+The app is one function that makes its page, with static files beside it. It is printed what building it takes, and the \
+app's README.md says how to install that.",
     after_help = "Examples:
   minnow new hello
-  cd hello && minnow dev"
+  cd hello && minnow dev
+  minnow new hello --template python"
 )]
 pub struct NewArgs {
     /// The app's name: 1 to 63 of a-z, 0-9 and -
     #[arg(value_name = "NAME")]
     name: AppName,
-}
 
-/// The files of a new app, by their path. `Cargo.toml` is kept under another name, since Cargo takes a folder with one for
-/// a package.
-const FILES: [(&str, &str); 9] = [
-    (".gitignore", include_str!("../../templates/rust/.gitignore")),
-    ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.tmpl")),
-    ("README.md", include_str!("../../templates/rust/README.md")),
-    ("minnow.toml", include_str!("../../templates/rust/minnow.toml")),
-    ("src/lib.rs", include_str!("../../templates/rust/src/lib.rs")),
-    ("static/script.js", include_str!("../../templates/rust/static/script.js")),
-    ("static/style.css", include_str!("../../templates/rust/static/style.css")),
-    ("views/index.html", include_str!("../../templates/rust/views/index.html")),
-    ("views/layout.html", include_str!("../../templates/rust/views/layout.html")),
-];
+    /// The language that it is written in
+    #[arg(long, short, value_name = "TEMPLATE", default_value = "rust")]
+    template: Template,
+}
 
 pub fn run(args: &NewArgs) -> anyhow::Result<()> {
     let dir = PathBuf::from(args.name.as_str());
-    create(&dir, &args.name)?;
+    create(&dir, &args.name, args.template)?;
     output::line(format_args!("{GREEN}created{GREEN:#} {BOLD}{}{BOLD:#}", dir.display()))?;
-    for (path, _) in FILES {
+    for (path, _) in args.template.files() {
         output::line(format_args!("  {DIM}{path}{DIM:#}"))?;
+    }
+    if let Some(needs) = args.template.needs() {
+        output::line(format_args!("needs {needs}"))?;
     }
     output::line(format_args!("next: cd {} && minnow dev", dir.display()))
 }
 
 /// Writes the files into a folder that is not there yet. Nothing that exists is touched.
-fn create(dir: &Path, name: &AppName) -> anyhow::Result<()> {
+fn create(dir: &Path, name: &AppName, template: Template) -> anyhow::Result<()> {
     fs::create_dir(dir).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => anyhow::Error::from(
             Failure::new(format!("{} exists already", dir.display())).help("choose another name, or remove the folder"),
         ),
         _ => anyhow::Error::from(error).context(format!("cannot create {}", dir.display())),
     })?;
-    for (path, text) in FILES {
+    for (path, text) in template.files() {
         let path = dir.join(path);
         let folder = path.parent().unwrap_or(dir);
         fs::create_dir_all(folder)
@@ -87,33 +84,47 @@ fn render(text: &str, name: &AppName) -> String {
 
 #[cfg(test)]
 mod tests {
-    use minnow_model::Manifest;
+    use clap::ValueEnum as _;
+    use minnow_model::{Manifest, manifest::Code};
 
     use super::*;
 
     #[test]
     fn a_new_app_has_a_valid_manifest_and_no_blanks_to_fill() {
         let dir = tempfile::tempdir().unwrap();
-        let app = dir.path().join("my-app");
         let name = AppName::new("my-app").unwrap();
-        create(&app, &name).unwrap();
-        for (path, _) in FILES {
-            let text = fs::read_to_string(app.join(path)).unwrap();
-            assert!(!text.contains("__NAME") && !text.contains("__PACKAGE"), "{path} still has a blank");
+        for &template in Template::value_variants() {
+            let app = dir.path().join(format!("{template:?}"));
+            create(&app, &name, template).unwrap();
+            for (path, _) in template.files() {
+                let text = fs::read_to_string(app.join(path)).unwrap();
+                assert!(!text.contains("__NAME") && !text.contains("__PACKAGE"), "{path} still has a blank");
+            }
+            let manifest =
+                Manifest::parse(&fs::read_to_string(app.join("minnow.toml")).unwrap(), "minnow.toml").unwrap().manifest;
+            assert_eq!(manifest.name, name);
+            for function in manifest.functions.values() {
+                match &function.code {
+                    Code::Wasm(_) => assert!(function.build.is_some() && !function.watch.is_empty(), "{template:?}"),
+                    Code::Js(path) => assert!(function.build.is_none() && app.join(path).is_file(), "{path}"),
+                }
+            }
+            for folder in manifest.static_dirs.values() {
+                assert!(app.join(folder).is_dir(), "{folder}");
+            }
         }
-        let manifest =
-            Manifest::parse(&fs::read_to_string(app.join("minnow.toml")).unwrap(), "minnow.toml").unwrap().manifest;
-        assert_eq!(manifest.name, name);
-        for function in manifest.functions.values() {
-            assert!(function.build.is_some() && !function.watch.is_empty());
-            assert!(function.wasm.ends_with("/my_app.wasm"), "{}", function.wasm);
-        }
-        for folder in manifest.static_dirs.values() {
-            assert!(app.join(folder).is_dir(), "{folder}");
-        }
+    }
+
+    #[test]
+    fn a_rust_app_is_a_package_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = dir.path().join("my-app");
+        create(&app, &AppName::new("my-app").unwrap(), Template::Rust).unwrap();
         let cargo: toml::Table = fs::read_to_string(app.join("Cargo.toml")).unwrap().parse().unwrap();
         assert_eq!(cargo["package"]["name"].as_str(), Some("my-app"));
         assert!(cargo.contains_key("workspace"), "an app inside another workspace builds, too");
+        let manifest = fs::read_to_string(app.join("minnow.toml")).unwrap();
+        assert!(manifest.contains("/my_app.wasm\""), "{manifest}");
     }
 
     #[test]
@@ -127,7 +138,7 @@ mod tests {
     fn a_folder_that_exists_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let name = AppName::new("taken").unwrap();
-        let error = create(dir.path(), &name).unwrap_err();
+        let error = create(dir.path(), &name, Template::Rust).unwrap_err();
         assert!(error.to_string().contains("exists already"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

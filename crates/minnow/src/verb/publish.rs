@@ -11,7 +11,7 @@ use crate::{
     output::{self, BOLD, DIM, GREEN},
     progress::Progress,
     project::Project,
-    recipe::{self, Only},
+    recipe::{self, Only, bundler},
     report::Failure,
     shell::Group,
     upload,
@@ -22,8 +22,8 @@ use crate::{
 #[command(
     long_about = "Build an app and publish it as an immutable version.
 
-Runs the build commands, packs code and static files, and uploads what the node does not have yet. The node checks and \
-compiles the code; nothing gets traffic until `deploy`. The same content again is no error; other content under the same \
+Runs the build commands, bundles JavaScript, packs code and static files, and uploads what the node does not have yet. The \
+node checks and compiles the code; nothing gets traffic until `deploy`. The same content again is no error; other content under the same \
 version is refused. Static files whose name starts with a dot are left out, except `.well-known`.",
     after_help = "Examples:
   minnow publish                       the version in minnow.toml
@@ -53,6 +53,7 @@ pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
     // A wrong token or address should not cost a build first.
     client.node().await?;
     recipe::run(&project, &Only::All, Group::Ours).await?;
+    bundler::all(&project).await?;
     let progress = if args.json.json { Progress::Hidden } else { Progress::Shown };
     let bundle = project.pack(&version, progress)?;
     let outcome = upload::publish(&client, &bundle, progress).await?;

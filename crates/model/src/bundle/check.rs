@@ -6,8 +6,8 @@ use super::{BundleConfig, BundledFunction, MAX_FILES, OciBundle};
 use crate::{
     FunctionName, LimitCaps,
     manifest::{
-        MAX_APP_ROUTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS, MAX_ROUTES, MAX_VERSION_BYTES, Sticky,
-        env_mistake, is_token,
+        Instances, MAX_APP_ROUTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS, MAX_ROUTES, MAX_VERSION_BYTES,
+        Sticky, env_mistake, is_token,
     },
     path::check_served,
     route::Router,
@@ -70,8 +70,9 @@ impl BundleConfig {
             bundle.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         let mut messages = Vec::new();
         for (name, function) in &self.functions {
-            if !layers.contains_key(&function.wasm) {
-                messages.push(format!("function `{name}`: its code {} is not a layer of the manifest", function.wasm));
+            for digest in function.code.layers().filter(|digest| !layers.contains_key(digest)) {
+                let what = if digest == function.code.digest() { "code" } else { "source map" };
+                messages.push(format!("function `{name}`: its {what} {digest} is not a layer of the manifest"));
             }
         }
         for (path, file) in &self.files {
@@ -108,6 +109,9 @@ impl BundledFunction {
         let bytes: usize = self.env.iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > MAX_ENV_BYTES {
             refuse(format!("the environment has {bytes} bytes, the most is {MAX_ENV_BYTES}"));
+        }
+        if self.code.is_js() && self.instances == Instances::Fresh {
+            refuse("`instances` is `fresh`, and a process that runs JavaScript serves many requests".into());
         }
         for (key, asked, cap) in caps.exceeded_by(&self.limits) {
             refuse(format!(
@@ -150,11 +154,14 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::{BundledFile, Digest, Limits, bundle::Layer, manifest::Instances};
+    use crate::{
+        BundledFile, Digest, Limits,
+        bundle::{BundledCode, Layer},
+    };
 
     fn function(routes: &[&str]) -> BundledFunction {
         BundledFunction {
-            wasm: Digest::of(b"code"),
+            code: BundledCode::Wasm(Digest::of(b"code")),
             routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
             env: BTreeMap::new(),
             egress: Vec::new(),
@@ -191,8 +198,10 @@ mod tests {
         api.limits.memory_bytes = 2 << 30;
         api.limits.cpu = Duration::ZERO;
         api.env = [("A=B".into(), "x".into()), ("C".into(), "\0".into())].into();
-        let mut config =
-            config(vec![("api", api), ("web", function(&["/{b}"]))], &["/ok", "/../etc/passwd", "no-slash"]);
+        let mut js = function(&[]);
+        js.code = BundledCode::Js { module: Digest::of(b"module"), source_map: Digest::of(b"map") };
+        let functions = vec![("api", api), ("js", js), ("web", function(&["/{b}"]))];
+        let mut config = config(functions, &["/ok", "/../etc/passwd", "no-slash"]);
         config.sticky = Some(Sticky::Cookie("a b".into()));
         insta::assert_snapshot!(messages(&config).join("\n"));
     }
@@ -215,7 +224,9 @@ mod tests {
 
     #[test]
     fn content_that_is_no_layer_is_refused() {
-        let config = config(vec![("api", function(&[]))], &["/a"]);
+        let mut js = function(&[]);
+        js.code = BundledCode::Js { module: Digest::of(b"module"), source_map: Digest::of(b"map") };
+        let config = config(vec![("api", function(&[])), ("js", js)], &["/a"]);
         let layer = |content: &[u8], size| Layer {
             digest: Digest::of(content),
             size,
@@ -223,9 +234,17 @@ mod tests {
             title: String::new(),
         };
         let bundle = |layers| OciBundle { config: (Digest::of(b"config"), 6), layers };
-        assert_eq!(config.check_layers(&bundle(vec![layer(b"code", 4), layer(b"file", 4)])), Ok(()));
-        let wrong = config.check_layers(&bundle(vec![layer(b"file", 5)])).unwrap_err();
-        assert!(wrong[0].contains("is not a layer") && wrong[1].contains("has 4 bytes here, its layer 5"), "{wrong:?}");
+        let all = vec![layer(b"code", 4), layer(b"module", 6), layer(b"map", 3), layer(b"file", 4)];
+        assert_eq!(config.check_layers(&bundle(all)), Ok(()));
+        let wrong = config.check_layers(&bundle(vec![layer(b"module", 6), layer(b"file", 5)])).unwrap_err();
+        for (message, part) in wrong.iter().zip([
+            "function `api`: its code",
+            "function `js`: its source map",
+            "has 4 bytes here, its layer 5",
+        ]) {
+            assert!(message.contains(part), "{wrong:?}");
+        }
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, Sha256Digest};
 
-use super::{ARTIFACT_TYPE, CONFIG_TYPE, FILE_TYPE, MAX_CONFIG_BYTES, MAX_FILES, WASM_TYPE};
+use super::{ARTIFACT_TYPE, CONFIG_TYPE, FILE_TYPE, JS_TYPE, MAX_CONFIG_BYTES, MAX_FILES, SOURCE_MAP_TYPE, WASM_TYPE};
 use crate::{
     Digest,
     manifest::MAX_FUNCTIONS,
@@ -18,13 +18,16 @@ pub const TITLE: &str = "org.opencontainers.image.title";
 /// The longest manifest, in bytes: what registries accept (distribution-spec, "4 megabytes").
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 
-/// One layer: a function's code or a static file.
+/// What a layer can be.
+const LAYER_TYPES: [&str; 4] = [WASM_TYPE, JS_TYPE, SOURCE_MAP_TYPE, FILE_TYPE];
+
+/// One layer: a function's code, the source map of code, or a static file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
-    /// [`WASM_TYPE`] or [`FILE_TYPE`].
+    /// [`WASM_TYPE`], [`JS_TYPE`], [`SOURCE_MAP_TYPE`] or [`FILE_TYPE`].
     pub media_type: String,
     /// What tools show as the layer's name; a relative path, or empty for none. Nothing is ever written under it.
     pub title: String,
@@ -51,7 +54,7 @@ pub enum OciError {
     ConfigTooLong(u64),
     #[error("the manifest has {0} layers, the most is {most}", most = MAX_LAYERS)]
     TooManyLayers(usize),
-    #[error("layer {index} has the media type `{found}`, not `{WASM_TYPE}` or `{FILE_TYPE}`")]
+    #[error("layer {index} has the media type `{found}`, not one of {known}", known = LAYER_TYPES.join(", "))]
     LayerType { index: usize, found: String },
     #[error("{whose} has the digest `{found}`, not a sha256")]
     Digest { whose: String, found: String },
@@ -63,8 +66,8 @@ pub enum OciError {
     Size { index: usize, size: u64, other: u64 },
 }
 
-/// Functions and files together.
-const MAX_LAYERS: usize = MAX_FUNCTIONS + MAX_FILES;
+/// Functions, each perhaps with a source map, and files together.
+const MAX_LAYERS: usize = 2 * MAX_FUNCTIONS + MAX_FILES;
 
 /// The OCI manifest of a bundle as JSON. Equal input gives equal bytes, so that publishing twice gives the same digest:
 /// layers are sorted, equal ones are one, and no descriptor has more than one annotation (`oci-spec` keeps them unordered).
@@ -143,7 +146,7 @@ pub fn read_oci_manifest(bytes: &[u8]) -> Result<OciBundle, OciError> {
 
 fn read_layer(index: usize, descriptor: &Descriptor) -> Result<Layer, OciError> {
     let media_type = descriptor.media_type().to_string();
-    if media_type != WASM_TYPE && media_type != FILE_TYPE {
+    if !LAYER_TYPES.contains(&media_type.as_str()) {
         return Err(OciError::LayerType { index, found: media_type });
     }
     let digest = digest_of(descriptor, || format!("layer {index}"))?;
@@ -199,6 +202,9 @@ mod tests {
         assert_eq!(read.config, config());
         assert_eq!(read.layers, [b, a]);
         insta::assert_snapshot!(String::from_utf8(bytes).unwrap());
+        let js = [layer(b"m", SOURCE_MAP_TYPE, "api.js.map"), layer(b"c", JS_TYPE, "api.js")];
+        let bytes = oci_manifest(config(), js.to_vec()).unwrap();
+        assert_eq!(read_oci_manifest(&bytes).unwrap().layers, js);
     }
 
     #[test]

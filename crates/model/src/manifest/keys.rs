@@ -109,16 +109,27 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
         KeyDoc {
             key: "wasm",
             kind: "string",
-            default: None,
+            default: Some("none, if there is `js`"),
             meaning: "The code: a WebAssembly component or core module. Relative to the manifest and inside its folder, with \
-                      `/` between folders.",
+                      `/` between folders. A function has either `wasm` or `js`.",
             example: r#"wasm = "api.wasm""#,
+        },
+        KeyDoc {
+            key: "js",
+            kind: "string",
+            default: Some("none, if there is `wasm`"),
+            meaning: "The code: an ES module in JavaScript or TypeScript that exports the function, `.js`, `.mjs`, `.ts`, \
+                      `.mts`, `.jsx` or `.tsx`. `minnow build`, `dev` and `publish` bundle it with everything that it \
+                      imports, packages in `node_modules` included; types are removed and not checked. Relative to the \
+                      manifest and inside its folder, with `/` between folders.",
+            example: r#"js = "src/api.ts""#,
         },
         KeyDoc {
             key: "build",
             kind: "string",
             default: Some("none"),
-            meaning: "A shell command that makes `wasm`. `minnow build`, `dev` and `publish` run it in the manifest's folder.",
+            meaning: "A shell command that makes the code. `minnow build`, `dev` and `publish` run it in the manifest's folder, \
+                      for `js` before they bundle.",
             example: r#"build = "cargo build --release --target wasm32-wasip2""#,
         },
         KeyDoc {
@@ -126,7 +137,7 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             kind: "list of strings",
             default: Some("[]"),
             meaning: "Globs, relative to the manifest: `minnow dev` runs `build` again when a file that matches changes. \
-                      `**` stands for any folders. Needs `build`. At most 100.",
+                      `**` stands for any folders. Needs `build`; what `js` imports is watched without it. At most 100.",
             example: r#"watch = ["src/**", "Cargo.toml"]"#,
         },
         KeyDoc {
@@ -163,7 +174,9 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             kind: "`fresh` or `reuse`",
             default: Some(r#""fresh""#),
             meaning: "`fresh` makes a new instance for each request, so that requests share nothing. `reuse` keeps instances \
-                      warm for a bounded number of requests: faster, but what one request leaves in memory the next one sees.",
+                      warm for a bounded number of requests: faster, but what one request leaves in memory the next one sees. \
+                      JavaScript has only `reuse`, which is its default: a process serves many requests, of one function in \
+                      one version.",
             example: r#"instances = "reuse""#,
         },
         KeyDoc {
@@ -186,8 +199,9 @@ pub(super) static LIMITS: TableDoc = TableDoc {
             key: "memory",
             kind: "size",
             default: Some(r#""128MiB""#),
-            meaning: "All linear memories and tables of one sandbox together, 1 MiB to 4 GiB. The default is what Lambda and \
-                      Workers start with; a node can hold hundreds of such sandboxes.",
+            meaning: "All linear memories and tables of one sandbox together, 1 MiB to 4 GiB. Of JavaScript, the heap, buffers \
+                      and WebAssembly memories of one process. The default is what Lambda and Workers start with; a node can \
+                      hold hundreds of such sandboxes.",
             example: r#"memory = "256MiB""#,
         },
         KeyDoc {
@@ -260,6 +274,9 @@ concurrency = 64
 queue = 256
 request_body = "32MiB"
 
+[functions.web]
+js = "src/web.ts"
+
 [static]
 "/" = "public"
 "#;
@@ -316,7 +333,7 @@ mod tests {
             "" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
             "sticky" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
             "[functions.NAME]" => {
-                let wasm = if doc.key == "wasm" { "" } else { "wasm = \"a.wasm\"\n" };
+                let wasm = if matches!(doc.key, "wasm" | "js") { "" } else { "wasm = \"a.wasm\"\n" };
                 let build = if doc.key == "watch" { "build = \"make\"\n" } else { "" };
                 let header = if line.starts_with('[') { "[functions.api]" } else { "[functions.f]" };
                 format!("{top}{header}\n{wasm}{build}{line}\n")

@@ -10,9 +10,9 @@ use semver::Version;
 use toml_span::{ErrorKind, Span, Value};
 
 use super::{
-    Function, Instances, MAX_APP_ROUTES, MAX_BUILD_BYTES, MAX_BYTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS,
-    MAX_MISTAKES, MAX_ROUTES, MAX_STATIC, MAX_VERSION_BYTES, MAX_WATCH, Manifest, ManifestErrors, Mistake, Parsed,
-    Sticky, env_mistake, is_token, keys,
+    Code, Function, Instances, JS_ENDINGS, MAX_APP_ROUTES, MAX_BUILD_BYTES, MAX_BYTES, MAX_EGRESS, MAX_ENV,
+    MAX_ENV_BYTES, MAX_FUNCTIONS, MAX_MISTAKES, MAX_ROUTES, MAX_STATIC, MAX_VERSION_BYTES, MAX_WATCH, Manifest,
+    ManifestErrors, Mistake, Parsed, Sticky, env_mistake, is_token, keys,
     mistake::Source,
     places::{FunctionPlaces, Places},
     read::{Field, Fields, Reader},
@@ -26,7 +26,7 @@ use crate::{
 
 impl Manifest {
     /// Checks the text of a manifest. `file_name` is what the mistakes call it. Whether the files that it names are there
-    /// is for the caller to see; [`Parsed::missing_wasm`] and [`Parsed::missing_static`] say so at the right line.
+    /// is for the caller to see; [`Parsed::missing_code`] and [`Parsed::missing_static`] say so at the right line.
     pub fn parse(source: &str, file_name: &str) -> Result<Parsed, ManifestErrors> {
         let shared: Source = Arc::new(NamedSource::new(file_name, Arc::from(source)));
         if source.len() > MAX_BYTES {
@@ -171,7 +171,7 @@ impl Reader {
             self.refuse(
                 places.name,
                 "the app has neither functions nor static files",
-                "add a `[functions.NAME]` table with `wasm`, or `[static]` with `\"/\" = \"public\"`",
+                "add a `[functions.NAME]` table with `wasm` or `js`, or `[static]` with `\"/\" = \"public\"`",
             );
         }
         // Where the name is wrong that has been noted, and what follows from the rest is still to be told.
@@ -285,18 +285,7 @@ impl Reader {
         at: &mut FunctionPlaces,
         routes: &mut Vec<PlacedRoute>,
     ) -> Option<Function> {
-        let wasm = match fields.get("wasm") {
-            Some(field) => {
-                at.wasm = field.value.span;
-                self.string(field).and_then(|path| self.path(path, field.value.span)).map(str::to_owned)
-            }
-            None if self.halved.contains(name) => None,
-            None => {
-                let message = format!("the function `{}` has no `wasm`", name.escape_debug());
-                self.refuse(at.name, message, "name its code, for example `wasm = \"api.wasm\"`");
-                None
-            }
-        };
+        let code = self.code(name, fields, at);
         let build = fields.get("build").and_then(|field| {
             at.build = Some(field.value.span);
             self.build(field)
@@ -305,11 +294,11 @@ impl Reader {
         if let (Some(field), None) = (fields.get("watch"), fields.get("build"))
             && !self.halved.contains(name)
         {
-            self.refuse(
-                field.value.span,
-                "`watch` does nothing without `build`",
-                "add the `build` command that makes the function, or remove `watch`",
-            );
+            let remedy = match fields.get("js") {
+                Some(_) => "remove it: `minnow dev` watches every file that `js` is made of",
+                None => "add the `build` command that makes the function, or remove `watch`",
+            };
+            self.refuse(field.value.span, "`watch` does nothing without `build`", remedy);
         }
         let first_route = routes.len();
         if let Some(field) = fields.get("routes") {
@@ -330,7 +319,7 @@ impl Reader {
                 }
             }
         }
-        let instances = fields.get("instances").and_then(|field| self.instances(field)).unwrap_or_default();
+        let instances = self.instances(fields);
         let limits = match fields.get("limits") {
             Some(field) => {
                 at.limits = Some(field.value.span);
@@ -339,7 +328,7 @@ impl Reader {
             None => Limits::default(),
         };
         Some(Function {
-            wasm: wasm?,
+            code: code?,
             build,
             watch,
             routes: routes.get(first_route..).unwrap_or_default().iter().map(|placed| placed.route.clone()).collect(),
@@ -348,6 +337,49 @@ impl Reader {
             instances,
             limits,
         })
+    }
+
+    /// `wasm` or `js`, exactly one of them.
+    fn code(&mut self, name: &str, fields: Fields<'_, '_>, at: &mut FunctionPlaces) -> Option<Code> {
+        let (field, code): (_, fn(String) -> Code) = match (fields.get("wasm"), fields.get("js")) {
+            (Some(field), None) => (field, Code::Wasm),
+            (None, Some(field)) => (field, Code::Js),
+            (Some(wasm), Some(js)) => {
+                self.refuse_places(
+                    &[(js.value.span, Some("and here")), (wasm.value.span, Some("first here"))],
+                    format!("the function `{}` has both `wasm` and `js`", name.escape_debug()),
+                    "keep the one that names its code, and remove the other",
+                );
+                return None;
+            }
+            (None, None) if self.halved.contains(name) => return None,
+            (None, None) => {
+                let message = format!("the function `{}` has neither `wasm` nor `js`", name.escape_debug());
+                self.refuse(at.name, message, "name its code, for example `js = \"api.ts\"` or `wasm = \"api.wasm\"`");
+                return None;
+            }
+        };
+        at.code = field.value.span;
+        let path = self.string(field)?;
+        let code = code(self.path(path, field.value.span)?.to_owned());
+        let has_js_ending = JS_ENDINGS.iter().any(|ending| path.ends_with(ending));
+        let shown = path.escape_debug();
+        let (message, remedy) = match &code {
+            Code::Js(_) if has_js_ending => return Some(code),
+            Code::Js(_) if path.ends_with(".wasm") => {
+                (format!("`{shown}` is WebAssembly"), format!("write `wasm = \"{shown}\"`"))
+            }
+            Code::Js(_) => (
+                format!("`{shown}` is not called like JavaScript or TypeScript"),
+                format!("name an ES module whose name ends with {}", JS_ENDINGS.join(", ")),
+            ),
+            Code::Wasm(_) if has_js_ending => {
+                (format!("`{shown}` is not WebAssembly"), format!("write `js = \"{shown}\"`"))
+            }
+            Code::Wasm(_) => return Some(code),
+        };
+        self.refuse(field.value.span, message, remedy);
+        None
     }
 
     fn build(&mut self, field: Field<'_, '_>) -> Option<String> {
@@ -412,15 +444,25 @@ impl Reader {
         env
     }
 
-    fn instances(&mut self, field: Field<'_, '_>) -> Option<Instances> {
-        match self.string(field)? {
-            "fresh" => Some(Instances::Fresh),
-            "reuse" => Some(Instances::Reuse),
-            other => {
+    /// Absent, it is what suits the code.
+    fn instances(&mut self, fields: Fields<'_, '_>) -> Instances {
+        let is_js = fields.get("js").is_some() && fields.get("wasm").is_none();
+        let default = if is_js { Instances::Reuse } else { Instances::default() };
+        let Some(field) = fields.get("instances") else { return default };
+        match self.string(field) {
+            Some("fresh") if is_js => {
+                let message = "`instances` is `fresh`, and a process that runs JavaScript serves many requests";
+                self.refuse(field.value.span, message, "remove `instances`, or write `reuse`");
+                default
+            }
+            Some("fresh") => Instances::Fresh,
+            Some("reuse") => Instances::Reuse,
+            Some(other) => {
                 let message = format!("`instances` is `{}`", other.escape_debug());
                 self.refuse(field.value.span, message, "write `fresh` (a new instance for each request) or `reuse`");
-                None
+                default
             }
+            None => default,
         }
     }
 

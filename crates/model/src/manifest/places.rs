@@ -26,7 +26,8 @@ pub enum Place<'a> {
     Version,
     /// The function's name in its table's header.
     Function(&'a FunctionName),
-    Wasm(&'a FunctionName),
+    /// The `wasm` or `js` of a function.
+    Code(&'a FunctionName),
     /// The `build` command, or the function when it has none.
     Build(&'a FunctionName),
     Limits(&'a FunctionName),
@@ -45,7 +46,7 @@ pub(super) struct Places {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FunctionPlaces {
     pub name: Span,
-    pub wasm: Span,
+    pub code: Span,
     pub build: Option<Span>,
     pub limits: Option<Span>,
 }
@@ -56,22 +57,23 @@ impl Parsed {
         Mistake::new(&self.source, &[(self.span(place), None)], message, remedy)
     }
 
-    /// The functions whose `wasm` has to be there before anything is built, with its path.
+    /// The functions whose code has to be there before anything is built, with its path.
     pub fn prebuilt(&self) -> impl Iterator<Item = (&FunctionName, &str)> {
         let functions = self.manifest.functions.iter();
         let has_build = |name| self.places.functions.get(name).is_some_and(|at| at.build.is_some());
-        functions.filter(move |(name, _)| !has_build(*name)).map(|(name, function)| (name, function.wasm.as_str()))
+        functions.filter(move |(name, _)| !has_build(*name)).map(|(name, function)| (name, function.code.path()))
     }
 
-    /// The mistake that a function's `wasm` is not there (after its build, when it has one).
-    pub fn missing_wasm(&self, function: &FunctionName) -> Mistake {
-        let (wasm, build) =
-            self.manifest.functions.get(function).map_or(("", None), |f| (f.wasm.as_str(), f.build.as_deref()));
-        let remedy = match build {
-            Some(build) => format!("`{build}` has to make it; compare where it writes with `wasm`"),
+    /// The mistake that a function's code is not there (after its build, when it has one).
+    pub fn missing_code(&self, function: &FunctionName) -> Mistake {
+        let found = self.manifest.functions.get(function);
+        let (path, key) = found.map_or(("", "wasm"), |f| (f.code.path(), f.code.key()));
+        let remedy = match found.and_then(|f| f.build.as_deref()) {
+            Some(build) => format!("`{build}` has to make it; compare where it writes with `{key}`"),
+            None if key == "js" => "write the file, or correct the path".into(),
             None => "compile the function, correct the path, or name the command that makes it with `build`".into(),
         };
-        self.mistake(Place::Wasm(function), format!("there is no file `{wasm}`"), remedy)
+        self.mistake(Place::Code(function), format!("there is no file `{path}`"), remedy)
     }
 
     /// The mistake that the folder of a URL prefix in `[static]` is not there.
@@ -90,7 +92,7 @@ impl Parsed {
             Place::Name => None,
             Place::Version => self.places.version,
             Place::Function(name) => function(name).map(|at| at.name),
-            Place::Wasm(name) => function(name).map(|at| at.wasm),
+            Place::Code(name) => function(name).map(|at| at.code),
             Place::Build(name) => function(name).map(|at| at.build.unwrap_or(at.name)),
             Place::Limits(name) => function(name).map(|at| at.limits.unwrap_or(at.name)),
             Place::Static(prefix) => self.places.statics.get(prefix).copied(),

@@ -14,6 +14,11 @@ fn with_function(keys: &str) -> String {
     format!("name = \"a\"\n[functions.f]\nwasm = \"a.wasm\"\n{keys}\n")
 }
 
+/// A manifest with one function in JavaScript that has `keys`.
+fn with_js(path: &str, keys: &str) -> String {
+    format!("name = \"a\"\n[functions.f]\njs = \"{path}\"\n{keys}\n")
+}
+
 fn report(errors: &ManifestErrors) -> String {
     let mut text = String::new();
     let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
@@ -36,6 +41,8 @@ env = { GREETING = "hello" }
 egress = ["https://api.example.com"]
 instances = "reuse"
 limits = { memory = "64 MiB", cpu = "1m 30s", timeout = "500ms", concurrency = 1, queue = 0, request_body = "1MB" }
+[functions.web]
+js = "src/web.tsx"
 [static]
 "/" = "public"
 "#;
@@ -79,7 +86,31 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         ),
         ("name = \"a\"\n[static]\n\"/\" = \"./\"", "`./` is the app's own folder"),
         ("name = \"a\"\n[static]\n\"/a\" = \"p\"\n\"/a/\" = \"q\"", "4:2: `/a/` and `/a` are the same prefix"),
-        ("name = \"a\"\n[functions.f]", "2:12: the function `f` has no `wasm`"),
+        (
+            "name = \"a\"\n[functions.f]",
+            "2:12: the function `f` has neither `wasm` nor `js`; name its code, for example `js = \"api.ts\"`",
+        ),
+        (
+            &with_function("js = \"a.ts\""),
+            "4:7: the function `f` has both `wasm` and `js`; keep the one that names its code, and remove the other",
+        ),
+        (
+            &with_js("a.cjs", ""),
+            "3:7: `a.cjs` is not called like JavaScript or TypeScript; name an ES module whose name",
+        ),
+        (&with_js("a.wasm", ""), "3:7: `a.wasm` is WebAssembly; write `wasm = \"a.wasm\"`"),
+        (&with_js("../a.ts", ""), "3:7: the path leaves its folder (`..`)"),
+        (&with_js("./a.ts", ""), "write `a.ts`"),
+        (
+            &with_js("a.ts", "instances = \"fresh\""),
+            "4:14: `instances` is `fresh`, and a process that runs JavaScript serves many requests; remove `instances`",
+        ),
+        (&with_js("a.ts", "instances = \"often\""), "`instances` is `often`; write `fresh`"),
+        (&with_js("a.ts", "watch = [\"src/**\"]"), "remove it: `minnow dev` watches every file that `js` is made of"),
+        (
+            "name = \"a\"\n[functions.f]\nwasm = \"src/a.ts\"",
+            "3:9: `src/a.ts` is not WebAssembly; write `js = \"src/a.ts\"`",
+        ),
         ("name = \"a\"\n[functions.F_1]\nwasm = \"a.wasm\"", "write for example `f-1`"),
         ("name = \"a\"\n[functions]\nf = \"a.wasm\"", "the function `f` is not a table; write `[functions.NAME]`"),
         ("name = \"a\"\nfunctions = 1", "`functions` is a number, not a table"),
@@ -93,7 +124,7 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
             "4:1: unknown key `memory` in `[functions.NAME]`; it belongs to `[functions.NAME.limits]`",
         ),
         (&with_function("route = [\"/\"]"), "did you mean `routes`?"),
-        (&with_function("zzz = 1"), "unknown key `zzz` in `[functions.NAME]`; known here are `wasm`, `build`"),
+        (&with_function("zzz = 1"), "unknown key `zzz` in `[functions.NAME]`; known here are `wasm`, `js`, `build`"),
         (&with_function("routes = \"/\""), "4:11: `routes` is a string, not a list of strings"),
         (&with_function("routes = [\"/\", 1]"), "4:16: `routes` holds a number, not only strings"),
         (&with_function("routes = [\"get /\"]"), "4:12: `get` is not a method; methods are upper case; write `GET`"),
@@ -201,7 +232,7 @@ fn what_only_the_second_of_two_tables_has_is_not_missed() {
         ("[sticky]\n[sticky]\ncookie = \"c\"\n[static]\n\"/\" = \"p\"", &["3:1: the table `sticky`"]),
         (
             "[functions.f]\n[functions.f]\nwasm = \"a\"\n[functions.g]\n",
-            &["3:1: the table `f`", "5:12: the function `g` has no `wasm`"],
+            &["3:1: the table `f`", "5:12: the function `g` has neither `wasm` nor `js`"],
         ),
     ] {
         let lines = lines(&format!("name = \"a\"\n{source}"));
@@ -214,9 +245,9 @@ fn what_only_the_second_of_two_tables_has_is_not_missed() {
 
 #[test]
 fn files_that_are_missing_are_reported_at_their_lines() {
-    let source = "name = \"a\"\n[functions.api]\nwasm = \"api.wasm\"\n[functions.web]\nwasm = \"web.wasm\"\nbuild = \"make web\"\n[static]\n\"/\" = \"public\"\n";
+    let source = "name = \"a\"\n[functions.api]\nwasm = \"api.wasm\"\n[functions.web]\nwasm = \"web.wasm\"\nbuild = \"make web\"\n[functions.page]\njs = \"page.ts\"\n[static]\n\"/\" = \"public\"\n";
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();
-    let mut mistakes: Vec<Mistake> = parsed.manifest.functions.keys().map(|name| parsed.missing_wasm(name)).collect();
+    let mut mistakes: Vec<Mistake> = parsed.manifest.functions.keys().map(|name| parsed.missing_code(name)).collect();
     mistakes.push(parsed.missing_static("/"));
     mistakes.push(parsed.mistake(Place::Version, "there is no version to publish", "add `version = \"0.1.0\"`"));
     let errors = ManifestErrors::check(mistakes).unwrap_err();

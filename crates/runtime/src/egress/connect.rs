@@ -28,7 +28,7 @@ use super::{CONNECT, SHARE, Share};
 /// is only noticed when something can be written again, so that a host that stops reading would keep its place for ever.
 const STALLED: Duration = Duration::from_secs(60);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Connections that may be open at once.
 #[derive(Clone)]

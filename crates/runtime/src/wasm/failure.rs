@@ -52,7 +52,7 @@ pub(super) fn note(run: &Run, error: &wasmtime::Error) {
 }
 
 /// Notes what a guest did of itself, unless it had found the request's body broken before: then that is why.
-pub(super) fn note_guest_failure(run: &Run, code: Code, message: String) {
+pub(crate) fn note_guest_failure(run: &Run, code: Code, message: String) {
     let Some(broken) = run.broken_request() else {
         run.fail(code);
         return run.log(Level::Error, LogSource::Node, message);
@@ -73,7 +73,7 @@ pub(super) fn note_guest_failure(run: &Run, code: Code, message: String) {
 }
 
 /// The invocation took longer than its limit.
-pub(super) fn note_timeout(run: &Run) {
+pub(crate) fn note_timeout(run: &Run) {
     run.fail(Code::Timeout);
     let timeout = humantime::format_duration(run.function.spec().limits.timeout);
     run.log(Level::Error, LogSource::Node, format!("stopped: took longer than limits.timeout = {timeout}"));

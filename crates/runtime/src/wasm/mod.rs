@@ -27,6 +27,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 pub(crate) use code::{Code, LoadError};
+pub(crate) use failure::{note_guest_failure, note_timeout};
 pub(crate) use engine::{Engines, Flavor, config};
 pub(crate) use http02::WarmInstance;
 pub(crate) use reuse03::Crew;
@@ -65,14 +66,14 @@ pub(crate) fn start(
 }
 
 /// A request's body on its way into a sandbox. The invocation hears how far it came.
-struct RequestBody {
+pub(crate) struct RequestBody {
     body: Body,
     /// An instance that goes on to other requests may keep the body; the invocation must end all the same.
     run: Weak<Run>,
 }
 
 impl RequestBody {
-    fn new(run: &Arc<Run>, body: Body) -> Self {
+    pub(crate) fn new(run: &Arc<Run>, body: Body) -> Self {
         if !body.is_end_stream() {
             run.request_is_to_be_read(true);
         }

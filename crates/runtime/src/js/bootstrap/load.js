@@ -1,0 +1,367 @@
+// The server: takes the function's module, then serves its requests.
+
+/** What `export default` or `Deno.serve` gave, by the event that it handles; `queue` and `scheduled` will stand beside. */
+const handlers = { __proto__: null, fetch: null };
+let env;
+/** How long a module without a default export may take to call `Deno.serve` after it was evaluated, as `main()` does. */
+const LATE_SERVE_MS = 250;
+let lateServe = null;
+let loading = false;
+let loaded = false;
+
+class LoadError extends NativeError {
+  constructor(kind, message) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/** Takes the function over: the body is a line of JSON, then the module's bytes. */
+async function load(request) {
+  if (loading) return answer(409, { message: "a function was loaded already" });
+  loading = true;
+  try {
+    const body = await readRequest(request);
+    const newline = indexOfByte(body, 10);
+    const head = parseJson(decode(new NativeTextDecoder(), subarray(body, 0, newline)));
+    moduleName = `${head.function}.js`;
+    env = freeze(head.env);
+    seal(env);
+    await importModule(subarray(body, newline + 1));
+    loaded = true;
+    return answer(200, {});
+  } catch (error) {
+    return answer(422, loadFailure(error));
+  }
+}
+
+/**
+ * A response of this script. Its head is written to its inner state: Deno reads a `headers` option with iterators, which the
+ * module may have replaced.
+ */
+function respond(status, name, value, body = null) {
+  const response = new NativeResponse(body);
+  responseHeaders(response); // Ends the fast path, which takes the head from elsewhere.
+  const inner = response[RESPONSE];
+  inner.status = status;
+  inner.headerList = [[name, value]];
+  return response;
+}
+
+const answer = (status, value) => respond(status, "content-type", "application/json", stringify(value));
+const failure = (kind) => respond(500, "x-minnow-failure", kind);
+
+/** Node's modules of V8 modules, once it was loaded. */
+let vm;
+/**
+ * From this size on, `node:vm` is worth its own loading time. `import()` is ready at once, but Deno parses the bundle too:
+ * 0.2 ms a KB, four times what V8 takes, against 35 ms for loading `node:vm` (both measured on a busy machine).
+ */
+const LARGE_BUNDLE_BYTES = 128 * 1024;
+
+async function importModule(bytes) {
+  if (bytes.length >= LARGE_BUNDLE_BYTES) vm ??= await import("node:vm");
+  const namespace = await (vm !== undefined && await compile(bytes)) || await importBlob(bytes);
+  handlers.fetch ??= "default" in namespace ? exportedHandler(namespace.default) : await servedHandler();
+}
+
+/** Evaluates the bundle with V8 alone. Nothing when it does not compile or link: `import()` says better where and why. */
+async function compile(bytes) {
+  let module;
+  try {
+    module = new vm.SourceTextModule(decode(new NativeTextDecoder(), bytes), {
+      identifier: moduleName,
+      importModuleDynamically: importBuiltin,
+      initializeImportMeta: (meta) => {
+        meta.url = `file:///${moduleName}`;
+        meta.main = true;
+      },
+    });
+    await module.link(linkBuiltin);
+  } catch {
+    return undefined;
+  }
+  const { namespace } = module;
+  await module.evaluate();
+  return namespace;
+}
+
+/** The code of the loader's errors, syntax errors among them. */
+const NOT_FOUND = "ERR_MODULE_NOT_FOUND";
+
+/** What a bundle may import: all else is in it. */
+function importBuiltin(specifier) {
+  if (startsWith(specifier, "node:") || startsWith(specifier, "data:") || startsWith(specifier, "blob:")) {
+    return import(specifier);
+  }
+  const error = new NativeTypeError(`the bundle does not contain the module "${specifier}"`);
+  error.code = NOT_FOUND;
+  throw error;
+}
+
+async function linkBuiltin(specifier) {
+  const namespace = await importBuiltin(specifier);
+  const names = ownKeys(namespace);
+  const exported = [];
+  for (let i = 0; i < names.length; i++) if (typeof names[i] === "string") push(exported, names[i]);
+  return new vm.SyntheticModule(exported, function () {
+    for (let i = 0; i < exported.length; i++) this.setExport(exported[i], namespace[exported[i]]);
+  });
+}
+
+async function importBlob(bytes) {
+  moduleUrl = createObjectURL(new NativeBlob([bytes], { __proto__: null, type: "text/javascript" }));
+  try {
+    return await import(moduleUrl);
+  } finally {
+    revokeObjectURL(moduleUrl);
+  }
+}
+
+function exportedHandler(exported) {
+  const kind = typeof exported;
+  if ((kind !== "object" && kind !== "function") || exported === null) {
+    throw new LoadError("no_fetch", `the default export is ${exported === null ? "null" : `a ${kind}`} and has no fetch`);
+  }
+  const fetch = exported.fetch;
+  if (typeof fetch === "function") return (request, ctx) => apply(fetch, exported, [request, env, ctx]);
+  // A class, as Workers has them: one instance a request.
+  if (kind === "function" && typeof exported.prototype?.fetch === "function") {
+    return (request, ctx) => construct(exported, [ctx, env]).fetch(request);
+  }
+  const hint = kind === "function" ? "; write `export default { fetch: … }` around the function" : "";
+  throw new LoadError("no_fetch", `the default export has no fetch${hint}`);
+}
+
+async function servedHandler() {
+  await new NativePromise((resolve) => {
+    createSystemTimer(resolve, LATE_SERVE_MS, true);
+    lateServe = resolve;
+  });
+  if (handlers.fetch !== null) return handlers.fetch;
+  throw new LoadError("no_default", "the module has no default export and does not call Deno.serve");
+}
+
+/** Why the module could not be loaded, told apart by how Deno's loader words its errors. */
+function loadFailure(error) {
+  let kind = "throws";
+  let message = describe(error);
+  let stack = "";
+  try {
+    if (isPrototypeOf(LoadError.prototype, error)) {
+      kind = error.kind;
+      message = error.message;
+    } else if (isPrototypeOf(NativeError.prototype, error)) {
+      stack = tidy(message);
+      message = `${error.message}`;
+      const early = isPrototypeOf(NativeSyntaxError.prototype, error) && indexOf(stack, "\n    at ") < 0;
+      if (error.code === NOT_FOUND) kind = startsWith(message, "SyntaxError: ") ? "syntax" : "import";
+      else if (early) kind = indexOf(message, "does not provide an export") < 0 ? "syntax" : "import";
+      // The stack of these is in the loader.
+      if (kind !== "throws") stack = "";
+    }
+  } catch {
+    // An error with a hostile `message`: what could be shown of it is enough.
+  }
+  return { __proto__: null, kind, message: tidy(cut(trim(message))), stack: tidy(cut(stack)) };
+}
+
+/** `Deno.serve` for the module: it names the handler; who listens is this script. */
+function serve(first, second) {
+  const options = typeof first === "function" ? second ?? {} : first ?? {};
+  const named = typeof first === "function" ? first : second;
+  const handler = typeof named === "function" ? named : options.handler ?? options.fetch;
+  if (typeof handler !== "function") throw new NativeTypeError("Deno.serve: the handler has to be a function");
+  if (handlers.fetch !== null) throw new Deno.errors.AddrInUse("Deno.serve: the function has a handler already");
+  const { onError, onListen, signal } = options;
+  handlers.fetch = (request, _ctx, invocation, info) => {
+    const call = () => handler(request, new ServeHandlerInfo(invocation, info));
+    return typeof onError === "function" ? caught(call, onError) : call();
+  };
+  lateServe?.();
+  let finish;
+  const finished = new NativePromise((resolve) => finish = resolve);
+  const addr = freeze({ transport: "tcp", hostname: options.hostname ?? "0.0.0.0", port: options.port ?? 8000 });
+  const server = {
+    addr,
+    finished,
+    async shutdown() {
+      handlers.fetch = null;
+      finish();
+    },
+    ref() {},
+    unref() {},
+    [Symbol.asyncDispose]() {
+      return server.shutdown();
+    },
+  };
+  signal?.addEventListener("abort", () => server.shutdown());
+  onListen?.(addr);
+  return server;
+}
+
+async function caught(handle, onError) {
+  try {
+    return await handle();
+  } catch (error) {
+    return await onError(error);
+  }
+}
+
+// Invocations: the hot path.
+
+function serveRequest(request, info) {
+  if (innerHeader === undefined) adapt(request[REQUEST]);
+  const id = innerHeader(request[REQUEST], REQUEST_ID);
+  if (id === null) return serveNode(request);
+  const handle = handlers.fetch;
+  if (handle === null || !loaded) return withoutHandler();
+  const invocation = new Invocation(id, request);
+  // Stays entered when this returns: what Deno does with the response belongs to the invocation too.
+  enter(invocation);
+  let response;
+  try {
+    response = handle(request, new ExecutionContext(invocation), invocation, info);
+  } catch (error) {
+    return threw(error, invocation);
+  }
+  if (isPrototypeOf(NativeResponse.prototype, response)) return answered(response, invocation);
+  return settled(response, invocation);
+}
+
+async function settled(promise, invocation) {
+  let response;
+  try {
+    response = await promise;
+  } catch (error) {
+    return threw(error, invocation);
+  }
+  return answered(response, invocation);
+}
+
+function answered(response, invocation) {
+  if (!isPrototypeOf(NativeResponse.prototype, response)) {
+    return response === undefined || response === null
+      ? failed("no_response", "the handler returned nothing; it has to return a Response", invocation)
+      : failed("not_a_response", `the handler returned no Response but ${describe(response)}`, invocation);
+  }
+  if (invocation.upgrade !== null) return answeredUpgraded(response, invocation);
+  const inner = response[RESPONSE];
+  if (inner === undefined || inner.type === "error") {
+    return failed("not_a_response", `the handler returned ${describe(response)}, which cannot be sent`, invocation);
+  }
+  if (inner.status === 101) response = answeredSwitching(response, invocation);
+  else if (hasOwnHeader(inner.headerList)) response = withoutOwnHeaders(response);
+  invocationAnswered(invocation);
+  return response;
+}
+
+/** Whether a response uses headers of the node. Looks at the list itself: `response.headers` would end Deno's fast path. */
+function hasOwnHeader(list) {
+  for (let i = 0; i < list.length; i++) {
+    const name = list[i][0];
+    if ((name[0] === "x" || name[0] === "X") && startsWith(toLowerCase(name), OWN)) return true;
+  }
+  return false;
+}
+
+function withoutOwnHeaders(response) {
+  const list = response[RESPONSE].headerList;
+  const headers = [];
+  for (let i = 0; i < list.length; i++) {
+    if (!startsWith(toLowerCase(list[i][0]), OWN)) push(headers, list[i]);
+  }
+  responseHeaders(response); // Ends the fast path, which has a copy of the list.
+  response[RESPONSE].headerList = headers;
+  return response;
+}
+
+/** Deno ends the whole server when an upgraded request is answered with anything but its upgrade's response. */
+function answeredUpgraded(response, invocation) {
+  const upgrade = invocation.upgrade;
+  if (response !== upgrade.response) {
+    if (response !== null) {
+      log("error", "the request was upgraded, but the handler did not return the upgrade's response", invocation.id);
+    }
+    abandon(upgrade.socket);
+  }
+  invocationAnswered(invocation);
+  return upgrade.response;
+}
+
+function abandon(socket) {
+  const close = () => socketClose(socket, 1011, "the function failed");
+  if (socket.readyState === 0) addListener(socket, "open", close);
+  else close();
+}
+
+function answeredSwitching(response, invocation) {
+  const end = mapGet(responseSockets, response);
+  if (end === undefined) {
+    return failed("not_a_response", "status 101 needs `webSocket`, or the response of Deno.upgradeWebSocket", invocation);
+  }
+  try {
+    return upgradeForPair(invocation, response, end).response;
+  } catch (error) {
+    return threw(error, invocation);
+  }
+}
+
+function threw(error, invocation) {
+  return failed("threw", `Uncaught ${describe(error)}`, invocation);
+}
+
+/** Logs why, and answers what the node turns into the documented problem. */
+function failed(kind, message, invocation) {
+  log("error", message, invocation.id);
+  if (invocation.upgrade !== null) return answeredUpgraded(null, invocation);
+  invocationAnswered(invocation);
+  return failure(kind);
+}
+
+/** A request of the node itself: it has no request id. */
+function serveNode(request) {
+  if (innerHeader(request[REQUEST], "x-minnow-ping") !== null) {
+    return new NativeResponse(null, { __proto__: null, status: 204 });
+  }
+  if (innerHeader(request[REQUEST], "x-minnow-boot") !== null) return load(request);
+  return withoutHandler();
+}
+
+function withoutHandler() {
+  return loaded ? failure("no_fetch") : new NativeResponse(null, { __proto__: null, status: 503 });
+}
+
+/** Deno cannot send the response, or its body failed on the way; then the connection breaks and the answer is not used. */
+function onError(error) {
+  const message = describe(error);
+  log("error", `Uncaught ${message}`);
+  return failure(indexOf(message, "The body of the Response returned") >= 0 ? "not_a_response" : "threw");
+}
+
+/** How long a process waits for its function before it prepares: one from the pool waits, another gets it at once. */
+const WARM_UP_MS = 20;
+
+/** Loads what the function would wait for, in steps, as it may come at any time: tens of milliseconds and a few MB. */
+async function warmUp() {
+  const steps = [
+    () => globalThis.setTimeout,
+    () => globalThis.process,
+    async () => vm ??= await import("node:vm"),
+    egress,
+  ];
+  for (let i = 0; i < steps.length && !loading; i++) {
+    await steps[i]();
+    await sleep(0);
+  }
+}
+
+nativeServe({
+  path: httpPath,
+  automaticCompression: false,
+  onListen: () => {
+    record('{"t":"ready"}');
+    createSystemTimer(warmUp, WARM_UP_MS, false);
+  },
+  onError,
+}, serveRequest);

@@ -1,0 +1,95 @@
+// Records: one line of standard output each, which the node reads. It starts with RECORD, which a JSON text never contains.
+
+const RECORD = "\x1e";
+/** A longer message is cut, in UTF-16 units: enough for a deep stack, and a line that fits the node's buffer many times. */
+const MAX_MESSAGE = 64 * 1024;
+/** By the number that Deno's console gives its printer; the last is `console.trace`. */
+const LEVELS = freeze(["debug", "info", "warn", "error", "debug"]);
+const TRACE = 4;
+
+/** How stacks name the bundle: as `moduleName`, or by the URL from which it was imported. */
+let moduleName;
+let moduleUrl = null;
+const bootUrl = import.meta.url;
+
+function record(json) {
+  try {
+    // Blocks while the pipe is full, so that a line written right before an endless loop or a crash is not lost.
+    print(`${RECORD}${json}\n`, false);
+  } catch {
+    // The node is gone; this process will be soon.
+  }
+}
+
+function log(level, message, id = currentId()) {
+  const text = stringify(tidy(cut(message)));
+  record(`{"t":"log","l":"${level}","r":${id === "" ? null : `"${id}"`},"m":${text}}`);
+}
+
+function cut(message) {
+  const excess = message.length - MAX_MESSAGE;
+  return excess > 0 ? `${slice(message, 0, MAX_MESSAGE)}… (${excess} more characters)` : message;
+}
+
+/** Names the bundle instead of its blob URL, and leaves out the stack frames of this script and of Deno. */
+function tidy(message) {
+  if (moduleUrl !== null) {
+    let named = "";
+    let from = 0;
+    for (let at = indexOf(message, moduleUrl); at >= 0; at = indexOf(message, moduleUrl, from)) {
+      named += slice(message, from, at) + moduleName;
+      from = at + moduleUrl.length;
+    }
+    message = named + slice(message, from);
+  }
+  return withoutFrames(withoutFrames(message, bootUrl), "ext:");
+}
+
+/** Leaves out the lines of a stack that are in the script `place`. */
+function withoutFrames(message, place) {
+  let at = indexOf(message, place);
+  while (at >= 0) {
+    const start = lastIndexOf(message, "\n", at);
+    const end = indexOf(message, "\n", at);
+    if (start >= 0 && startsWith(trimStart(slice(message, start, at)), "at ")) {
+      message = slice(message, 0, start) + (end < 0 ? "" : slice(message, end));
+      at = indexOf(message, place, start);
+    } else at = indexOf(message, place, at + place.length);
+  }
+  return message;
+}
+
+/** A thrown value as the console shows it: with stack and causes. */
+function describe(error) {
+  try {
+    return inspectArgs([error], { __proto__: null, colors: false });
+  } catch {
+    return "(a value that cannot be shown)";
+  }
+}
+
+// Deno's own console with another printer: formatting, groups, counters and timers are as everywhere else.
+const console = new internals.Console((message, level) => {
+  if (level === TRACE && message === "\n") return; // The end of its line comes on its own.
+  log(LEVELS[level] ?? "info", endsWith(message, "\n") ? slice(message, 0, -1) : message);
+});
+// There is no terminal to clear.
+console.clear = () => {};
+defineProperty(globalThis, "console", {
+  __proto__: null,
+  value: console,
+  writable: true,
+  enumerable: false,
+  configurable: true,
+});
+
+// What nobody catches is logged and the process goes on: it serves other requests too. The request that waits for it, if
+// one does, runs into its time limit, as on Workers.
+addListener(globalThis, "unhandledrejection", (event) => {
+  preventDefault(event);
+  log("error", `Uncaught (in promise) ${describe(rejectionReason(event))}`);
+});
+addListener(globalThis, "error", (event) => {
+  preventDefault(event);
+  log("error", `Uncaught ${describe(errorOf(event))}`);
+});

@@ -1,0 +1,58 @@
+// What the function's module must not use, or must see differently. Deno's permissions and the sandbox are the walls; this
+// gives the reason in place of an obscure failure, and keeps a slip (`process.exit()`) from ending the requests beside it.
+
+/** Replaces a property of an object that Deno defined. */
+function replace(object, name, value) {
+  defineProperty(object, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
+}
+
+const { NotCapable } = Deno.errors;
+
+function refuse(object, name, reason) {
+  // No arrow function: it may be called with `new`.
+  replace(object, name, function () {
+    throw new NotCapable(reason);
+  });
+}
+
+/** Called before the function's module is imported. */
+function seal(env) {
+  delete Deno[Deno.internal];
+
+  const listens = ["listen", "listenTls", "listenDatagram", "serveHttp"];
+  for (let i = 0; i < listens.length; i++) {
+    refuse(Deno, listens[i], `Deno.${listens[i]}: a function does not listen; use Deno.serve or a default export`);
+  }
+  const connects = ["connect", "connectTls", "connectQuic", "startTls", "resolveDns", "createHttpClient"];
+  for (let i = 0; i < connects.length; i++) {
+    refuse(Deno, connects[i], `Deno.${connects[i]}: a function reaches the network with fetch and WebSocket only`);
+  }
+  // `process.exit` ends here too.
+  refuse(Deno, "exit", "Deno.exit: a function's process serves other requests too");
+  refuse(Deno, "kill", "Deno.kill: a function has no processes but its own");
+  refuse(globalThis, "close", "close: a function's process serves other requests too");
+  refuse(globalThis, "Worker", "Worker: a function runs on one thread; concurrent requests share it");
+  // They keep files, which a function has no place for.
+  delete globalThis.localStorage;
+  delete globalThis.caches;
+  replace(Deno, "serve", serve);
+  replace(Deno, "upgradeWebSocket", upgradeWebSocket);
+  replace(Deno, "args", []);
+
+  // The process's environment is the function's: what the node started it with goes.
+  const inherited = ownKeys(Deno.env.toObject());
+  for (let i = 0; i < inherited.length; i++) Deno.env.delete(inherited[i]);
+  const names = ownKeys(env);
+  for (let i = 0; i < names.length; i++) Deno.env.set(names[i], env[names[i]]);
+
+  // What stays: `env` for the above, `net` for fetch, and for the socket to the node, which Deno checks for each connection,
+  // `write` of it and `read` of its folder, which is the working directory: `process.cwd()` needs that. The node trusts
+  // nothing that comes over the socket.
+  const permissions = [
+    { name: "write", path: httpPath },
+    { name: "import" },
+    { name: "run" },
+    { name: "ffi" },
+  ];
+  for (let i = 0; i < permissions.length; i++) Deno.permissions.revokeSync(permissions[i]);
+}

@@ -1,0 +1,256 @@
+//! One invocation in a process: the request in, the response out.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::HOST,
+    uri::PathAndQuery,
+};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
+use minnow_model::{Level, LogSource, problem::Code};
+use tokio::time::{Instant, Sleep};
+
+use super::process::{CallGuard, LoadFailure, Process, REQUEST};
+use crate::{
+    invocation::{Body, BodyError, Invocation, Upgrade},
+    meter::Run,
+    runtime::Place,
+    wasm::{RequestBody, note_guest_failure, note_timeout},
+};
+
+static FAILURE: HeaderName = HeaderName::from_static("x-minnow-failure");
+
+/// Connections tried for one request: one that was idle may have been closed at this moment.
+const TRIES: u32 = 3;
+
+/// Runs an invocation to the head of its response; the body streams behind it. `None`: the run says why there is none.
+pub(crate) async fn invoke(run: &Arc<Run>, place: Place, invocation: Invocation) -> Option<Response<Body>> {
+    let ends = Instant::from_std(run.started) + run.function.spec().limits.timeout;
+    let invoked = start_and_send(run, place, invocation, ends);
+    match tokio::time::timeout_at(ends, invoked).await {
+        Ok(response) => response,
+        Err(_) => {
+            note_timeout(run);
+            None
+        }
+    }
+}
+
+async fn start_and_send(
+    run: &Arc<Run>,
+    place: Place,
+    mut invocation: Invocation,
+    ends: Instant,
+) -> Option<Response<Body>> {
+    let process = match run.function.js().process(&run.function).await {
+        Ok((process, is_new)) => {
+            run.cold.store(is_new, std::sync::atomic::Ordering::Relaxed);
+            process
+        }
+        Err(failure) => {
+            note_load_failure(run, &failure);
+            return None;
+        }
+    };
+    let upgrade = invocation.upgrade.take();
+    let call = process.begin(run, place);
+    let mut request = to_process(run, invocation);
+    for _ in 0..TRIES {
+        let mut sender = match process.connection().await {
+            Ok(sender) => sender,
+            Err(error) => return broke_off(run, &process, &error.to_string()).await,
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => return answer(run, call, sender, response, upgrade, ends),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) if !process.has_ended() => request = unsent,
+                _ => return broke_off(run, &process, &error.into_error().to_string()).await,
+            },
+        }
+    }
+    broke_off(run, &process, "it takes no connections").await
+}
+
+/// The request as the process gets it.
+fn to_process(run: &Arc<Run>, invocation: Invocation) -> Request<Body> {
+    let (mut head, body) = invocation.request.into_parts();
+    if !head.headers.contains_key(HOST) {
+        let host = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+        head.headers.insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+    }
+    head.headers.insert(&REQUEST, id_value(run));
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    head.uri = Uri::from(path);
+    head.version = Version::HTTP_11;
+    Request::from_parts(head, RequestBody::new(run, body).boxed_unsync())
+}
+
+fn id_value(run: &Run) -> HeaderValue {
+    // Hexadecimal digits are a valid value.
+    HeaderValue::try_from(run.id.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Makes of the head that the process sent what the client gets.
+fn answer(
+    run: &Arc<Run>,
+    call: CallGuard,
+    sender: SendRequest<Body>,
+    mut response: Response<Incoming>,
+    upgrade: Option<Upgrade>,
+    ends: Instant,
+) -> Option<Response<Body>> {
+    if let Some(failure) = response.headers_mut().remove(&FAILURE) {
+        note_handler_failure(run, failure.as_bytes());
+        call.process().keep(sender);
+        return None;
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(upgrade) = upgrade
+    {
+        call.upgraded();
+        return Some(super::upgraded(run, call, response, upgrade));
+    }
+    run.returned();
+    let body = ResponseBody { inner: response, call: Some(call), sender: Some(sender), run: Arc::clone(run), ends, deadline: None };
+    Some(body.into_response())
+}
+
+/// The bootstrap says that the handler gave no response.
+fn note_handler_failure(run: &Run, failure: &[u8]) {
+    let code = match failure {
+        b"threw" => Code::FunctionTrapped,
+        b"not_a_response" => Code::InvalidResponse,
+        _ => Code::NoResponse,
+    };
+    match run.broken_request() {
+        Some(_) => note_guest_failure(run, code, "the handler gave no response".into()),
+        // The bootstrap has written why to the log.
+        None => run.fail(code),
+    }
+}
+
+fn note_load_failure(run: &Run, failure: &LoadFailure) {
+    let code = match failure {
+        LoadFailure::Full => Code::NodeOverloaded,
+        LoadFailure::HeldBack(_) => Code::HeldBack,
+        LoadFailure::Unavailable(_) => Code::JavascriptUnavailable,
+        LoadFailure::Memory => Code::MemoryLimit,
+        LoadFailure::Cpu(_) => Code::CpuLimit,
+        LoadFailure::Module(_) | LoadFailure::Timeout(_) | LoadFailure::Crashed(_) => Code::LoadFailed,
+    };
+    run.fail(code);
+    run.log(Level::Error, LogSource::Node, format!("not started: {failure}"));
+}
+
+/// The connection to the process broke off: why, as far as it is known.
+async fn broke_off(run: &Run, process: &Process, error: &str) -> Option<Response<Body>> {
+    note_broken(run, process, error).await;
+    None
+}
+
+async fn note_broken(run: &Run, process: &Process, error: &str) {
+    match process.ending().await {
+        Some(ending) => {
+            run.fail(ending.code());
+            let why = ending.describe(&run.function.spec().limits);
+            run.log(Level::Error, LogSource::Node, format!("ended with the function's process, which {why}"));
+        }
+        None => note_guest_failure(
+            run,
+            Code::InvalidResponse,
+            format!("the function's response cannot be read: {error}"),
+        ),
+    }
+}
+
+/// The body of a process's response. Dropping it before its end closes the connection, which aborts `request.signal`.
+struct ResponseBody<B> {
+    inner: B,
+    call: Option<CallGuard>,
+    sender: Option<SendRequest<Body>>,
+    run: Arc<Run>,
+    ends: Instant,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody<Response<Incoming>> {
+    fn into_response(self) -> Response<Body> {
+        let (parts, inner) = self.inner.into_parts();
+        let mut body = ResponseBody {
+            inner,
+            call: self.call,
+            sender: self.sender,
+            run: self.run,
+            ends: self.ends,
+            deadline: self.deadline,
+        };
+        if body.inner.is_end_stream() {
+            body.finish();
+        }
+        Response::from_parts(parts, body.boxed_unsync())
+    }
+}
+
+impl ResponseBody<Incoming> {
+    /// The response is through: the connection is free for the next request.
+    fn finish(&mut self) {
+        if let (Some(call), Some(sender)) = (self.call.take(), self.sender.take()) {
+            call.process().keep(sender);
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody<Incoming> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if this.inner.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                // Why is known a moment later; the client only hears that the response is not whole.
+                if let Some(call) = this.call.take() {
+                    let (run, error) = (Arc::clone(&this.run), error.to_string());
+                    tokio::spawn(async move { note_broken(&run, call.process(), &error).await });
+                }
+                Poll::Ready(Some(Err(BodyError::Guest)))
+            }
+            Poll::Pending => {
+                let ends = this.ends;
+                let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));
+                if deadline.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                note_timeout(&this.run);
+                (this.call, this.sender) = (None, None);
+                Poll::Ready(Some(Err(BodyError::Guest)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
