@@ -49,7 +49,10 @@ fn markdown() -> String {
         ),
         ("NO_COLOR", "Set to anything, it turns colours off. They are only used on a terminal anyway."),
         ("XDG_CONFIG_HOME", "The folder in which `minnow/credentials.toml` is kept. Default `~/.config`."),
-        ("MINNOW_TOOLS_DIR", "The folder in which Deno and esbuild are installed. Default `minnow/tools` in `XDG_CACHE_HOME`."),
+        (
+            "MINNOW_TOOLS_DIR",
+            "The folder in which Deno and esbuild are installed. Default `minnow/tools` in `XDG_CACHE_HOME`.",
+        ),
         ("XDG_CACHE_HOME", "Default `~/.cache`."),
     ] {
         writeln!(page, "| `{name}` | {meaning} |").unwrap();

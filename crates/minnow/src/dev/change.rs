@@ -291,7 +291,8 @@ mod tests {
         let text = "name = \"a\"\n[functions.api]\njs = \"src/api.ts\"\n[functions.web]\njs = \"web/web.ts\"\n";
         fs::write(dir.path().join(FILE_NAME), text).unwrap();
         let project = Project::load(dir.path()).unwrap();
-        let files = ["src/api.ts", "lib/deep/util.ts", "node_modules/hono/dist/index.js", "../node_modules/ms/index.js"];
+        let files =
+            ["src/api.ts", "lib/deep/util.ts", "node_modules/hono/dist/index.js", "../node_modules/ms/index.js"];
         let files: BTreeSet<PathBuf> = files
             .iter()
             .map(|file| match file.strip_prefix("../") {

@@ -111,7 +111,8 @@ impl Watch {
             let added = self.add_tree(folder).map(drop);
             warn(folder, added);
         }
-        let mut room = MAX_PACKAGE_FOLDERS.saturating_sub(self.watched.iter().filter(|path| is_in_packages(path)).count());
+        let mut room =
+            MAX_PACKAGE_FOLDERS.saturating_sub(self.watched.iter().filter(|path| is_in_packages(path)).count());
         for folder in of_packages {
             if room > 0 && !self.watched.contains(folder) && folder.is_dir() {
                 room -= 1;

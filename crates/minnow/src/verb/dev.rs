@@ -66,7 +66,8 @@ pub struct DevArgs {
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<()> {
-    node_log::start("warn")?;
+    // That a folder which was removed cannot be unwatched any more is no news.
+    node_log::start("warn,notify=error")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(serve(args))
 }

@@ -4,7 +4,7 @@ use semver::Version;
 
 use super::{BundleConfig, BundledFunction, MAX_FILES, OciBundle};
 use crate::{
-    FunctionName, LimitCaps,
+    FunctionName, LimitCaps, Limits,
     manifest::{
         Instances, MAX_APP_ROUTES, MAX_EGRESS, MAX_ENV, MAX_ENV_BYTES, MAX_FUNCTIONS, MAX_ROUTES, MAX_VERSION_BYTES,
         Sticky, env_mistake, is_token,
@@ -118,8 +118,16 @@ impl BundledFunction {
                 "`limits.{key}` asks for {asked}, this node allows {cap}; ask for less, or raise the node's cap"
             ));
         }
-        for (key, asked, least) in self.limits.below_least() {
+        let least = if self.code.is_js() { Limits::LEAST_JS } else { Limits::LEAST };
+        for (key, asked, least) in self.limits.below(&least) {
             refuse(format!("`limits.{key}` is {asked}, the least is {least}"));
+        }
+        let lowered = caps.applied_to(&self.limits);
+        if self.code.is_js() && lowered.memory_bytes < least.memory_bytes && lowered != self.limits {
+            refuse(
+                "needs more memory than this node allows: JavaScript runs in 64 MiB or more; raise the node's cap"
+                    .into(),
+            );
         }
     }
 }

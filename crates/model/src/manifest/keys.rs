@@ -199,8 +199,8 @@ pub(super) static LIMITS: TableDoc = TableDoc {
             key: "memory",
             kind: "size",
             default: Some(r#""128MiB""#),
-            meaning: "All linear memories and tables of one sandbox together, 1 MiB to 4 GiB. Of JavaScript, the heap, buffers \
-                      and WebAssembly memories of one process. The default is what Lambda and Workers start with; a node can \
+            meaning: "All linear memories and tables of one sandbox together, 1 MiB to 4 GiB. Of JavaScript, everything that \
+                      one process holds, 64 MiB or more: heap, buffers, WebAssembly memories and 12 MiB of Deno's own. The default is what Lambda and Workers start with; a node can \
                       hold hundreds of such sandboxes.",
             example: r#"memory = "256MiB""#,
         },

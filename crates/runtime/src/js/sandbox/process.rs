@@ -87,7 +87,8 @@ impl fmt::Display for Ended {
 }
 
 impl Running {
-    /// For the log. To act on the process use the methods, which cannot hit another one.
+    /// For tests that look from the outside. To act on the process use the methods, which cannot hit another one.
+    #[cfg(test)]
     pub(crate) fn pid(&self) -> i32 {
         self.0.pid.as_raw_nonzero().get()
     }
@@ -159,7 +160,8 @@ impl Process {
     /// How it has ended, or `None` while it runs.
     pub(super) fn ended(&self) -> io::Result<Option<Ended>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
+        let ended = || rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
+        let status = rustix::io::retry_on_intr(ended)?;
         Ok(status.and_then(|status| {
             status.exit_status().map(Ended::Exited).or_else(|| status.terminating_signal().map(Ended::Killed))
         }))

@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
     net::sockopt::{Timeout, set_socket_timeout},
     process::{Pid, PidfdFlags},
 };
@@ -173,7 +174,8 @@ impl Prepared {
         })?;
         let timeout = Timespec { tv_sec: STEP.as_secs().cast_signed(), tv_nsec: 0 };
         let mut line = String::new();
-        if poll(&mut [PollFd::new(&started.stdout, PollFlags::IN)], Some(&timeout)).map_err(io::Error::from)? > 0 {
+        let is_ready = retry_on_intr(|| poll(&mut [PollFd::new(&started.stdout, PollFlags::IN)], Some(&timeout)));
+        if is_ready.map_err(io::Error::from)? > 0 {
             BufReader::new(fs::File::from(started.stdout)).read_line(&mut line)?;
         }
         if line.trim() == "ready" {
@@ -258,7 +260,7 @@ fn adopt(pid: Pid, run: RunFolder, group: Option<Group>) -> Result<Process, Star
         Err(error) => {
             // It is a child that nobody has waited for, so the number is still its own.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            let _ = retry_on_intr(|| rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()));
             Err(error.into())
         }
     }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{limits::Limits, process::Ended, start::Settings, *};
+use crate::js::tools::{Tool, Tools};
 
 const MIB: u64 = 1 << 20;
 
@@ -37,8 +38,14 @@ static BECOME_THE_LAUNCHER: extern "C" fn() = {
 };
 
 fn deno() -> PathBuf {
-    let path = std::env::var_os("MINNOW_DENO");
-    path.expect("set MINNOW_DENO to the Deno program (not the script of npm that starts it) to run this test").into()
+    // Names a copy that another user can read, where the tests run again as one.
+    if let Some(path) = std::env::var_os("MINNOW_DENO") {
+        return path.into();
+    }
+    let tools = Tools::of_environment(None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let found = runtime.block_on(tools.provide(Tool::Deno, &|step| eprintln!("{step}")));
+    found.unwrap_or_else(|error| panic!("{error}; {}", error.remedy())).path
 }
 
 static SANDBOX: LazyLock<Sandbox> =
@@ -422,7 +429,7 @@ fn a_wall_that_does_not_hold_is_an_error() {
 
 #[test]
 fn without_namespaces_the_other_walls_are_built() {
-    let sandbox = SANDBOX.with_only(&[Wall::Landlock, Wall::Seccomp], SANDBOX.walls().landlock_abi());
+    let sandbox = SANDBOX.with_only(&[Wall::Landlock, Wall::Seccomp], SANDBOX.walls().landlock_abi);
     let started = start(&sandbox, settings(SERVER, &[], 128 * MIB));
     assert_eq!(first_line(&started), "ready");
     UnixStream::connect(started.running.http_socket()).unwrap();

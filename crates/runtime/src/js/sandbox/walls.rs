@@ -91,11 +91,6 @@ impl Walls {
         &self.missing
     }
 
-    /// The version of Landlock's interface, 0 without it.
-    pub(crate) fn landlock_abi(&self) -> i32 {
-        self.landlock_abi
-    }
-
     /// Whether the machine lets code of different tenants be kept apart. These may be missing: the memory group, whose
     /// place RLIMIT_DATA takes; the two namespaces that hide names only; and the empty user namespace, as whoever is in
     /// the others has no privilege over them without it either.
