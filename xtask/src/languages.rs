@@ -26,6 +26,11 @@ pub(crate) fn find_or_install() -> Result<PathBuf> {
     find().map_or_else(install, Ok)
 }
 
+/// Whether there is a Python that can make a folder for packages.
+pub(crate) fn has_venv() -> bool {
+    output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
+}
+
 fn install() -> Result<PathBuf> {
     let home = home()?;
     println!("installing {} from PyPI into {} (under a minute, 750 MB)", PACKAGES.join(", "), home.display());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::wasm_toolchain::Toolchain;
+use crate::wasm_toolchain::{Toolchain, install_packages};
 use crate::{cargo, languages, must_run};
 
 /// Something that the tests use and a machine with only Rust may lack.
@@ -15,8 +15,20 @@ struct Need {
     install: fn() -> Result<()>,
 }
 
-fn needs() -> [Need; 2] {
+fn needs() -> [Need; 4] {
     [
+        Need {
+            what: "npm",
+            why: "with which minnow installs Deno and esbuild",
+            is_there: || is_on_path("npm"),
+            install: || install_packages(&["nodejs", "npm"], "with which minnow installs Deno and esbuild"),
+        },
+        Need {
+            what: "Python with venv",
+            why: "for the toolchains from PyPI",
+            is_there: || languages::has_venv(),
+            install: || install_packages(&["python3", "python3-venv"], "or put a python3 that has venv on PATH"),
+        },
         Need {
             what: "a Rust toolchain for wasm32-wasip2",
             why: "to build the app that `minnow new` makes",
@@ -30,6 +42,11 @@ fn needs() -> [Need; 2] {
             install: || languages::find_or_install().map(drop),
         },
     ]
+}
+
+fn is_on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// Where cargo builds.

@@ -212,7 +212,7 @@ fn write_scripts(bin: &Path) -> Result<()> {
     Ok(())
 }
 
-fn install_packages(packages: &[&str], alternative: &str) -> Result<()> {
+pub(crate) fn install_packages(packages: &[&str], alternative: &str) -> Result<()> {
     let names = packages.join(" ");
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("install {names}, {alternative}");

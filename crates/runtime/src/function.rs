@@ -160,10 +160,22 @@ impl Function {
 
     /// Writes a line to the app's log, or counts it as dropped when the function prints too fast.
     pub(crate) fn log(&self, level: Level, source: LogSource, request_id: Option<RequestId>, message: String) {
+        self.print(level, source, request_id, message);
+    }
+
+    /// [`Function::log`], and whether the line was kept.
+    pub(crate) fn print(
+        &self,
+        level: Level,
+        source: LogSource,
+        request_id: Option<RequestId>,
+        message: String,
+    ) -> bool {
         let spec = &self.spec;
         // What the node itself has to say comes at most a few times for each request.
         if source != LogSource::Node && !self.printing.has_room(monotonic_ns(), message.len()) {
-            return self.runtime.logs.lose(&spec.tenant, &spec.app);
+            self.runtime.logs.lose(&spec.tenant, &spec.app);
+            return false;
         }
         self.runtime.logs.write(LogLine {
             time_ms: now_ms(),
@@ -176,6 +188,7 @@ impl Function {
             request_id,
             message,
         });
+        true
     }
 
     /// The instance that was used last, if one is warm and fits.

@@ -89,6 +89,11 @@ impl Run {
         self.request_unread.store(is_left, Relaxed);
     }
 
+    /// Whether the guest has read the request's body to its end, or there is none.
+    pub(crate) fn has_read_request(&self) -> bool {
+        !self.request_unread.load(Relaxed)
+    }
+
     /// The guest was told that the request's body breaks off.
     pub(crate) fn request_broke_off(&self, why: BodyError) {
         let _ = self.request_broke_off.set(why);

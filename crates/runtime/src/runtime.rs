@@ -45,6 +45,9 @@ pub(crate) const WARM_IDLE: Duration = Duration::from_secs(60);
 /// How long code stays mapped without a request. Mapping it again takes well under a millisecond.
 const CODE_IDLE: Duration = Duration::from_secs(10 * 60);
 
+/// How long a process has to be idle before it goes for another function's: its next request may be on its way.
+const LEAST_IDLE: Duration = Duration::from_secs(1);
+
 /// How often idle code and instances are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
 
@@ -156,7 +159,11 @@ impl Runtime {
         let runtime = Arc::new(Self {
             logs,
             metrics,
-            memory: Arc::new(MemoryBudget { limit: config.memory_bytes, used: AtomicU64::new(0) }),
+            memory: Arc::new(MemoryBudget {
+                limit: config.memory_bytes,
+                used: AtomicU64::new(0),
+                freed: Notify::new(),
+            }),
             ticker: Arc::new(ticker),
             idle: AtomicU32::new(0),
             max_idle: config.sandboxes.div_ceil(2),
@@ -190,7 +197,12 @@ impl Runtime {
         let is_head = invocation.request.method() == http::Method::HEAD;
         let FunctionCode::Wasm { digest, kind } = function.spec().code else {
             let response = js::invoke(&run, place, invocation).await;
-            return finish(response.filter(|_| !is_too_large(&run)), Guest { task: None, is_done: is_head }, is_head, run);
+            return finish(
+                response.filter(|_| !is_too_large(&run)),
+                Guest { task: None, is_done: is_head },
+                is_head,
+                run,
+            );
         };
         let code = match self.load(&run, digest, kind).await {
             Ok(code) => code,
@@ -227,19 +239,19 @@ impl Runtime {
         &self.js
     }
 
-    /// Ends the process that was idle longest. False when there is none.
-    pub(crate) fn end_idlest(&self) -> bool {
+    /// Ends the processes of the function that was idle longest. Answers how much memory that gives back.
+    pub(crate) fn end_idlest(&self) -> Option<u64> {
         let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let functions: Vec<Arc<Function>> = warm.iter().filter_map(Weak::upgrade).collect();
         drop(warm);
         let idle = functions.iter().filter_map(|function| Some((function.js_if_any()?.idlest()?, function)));
-        match idle.max_by_key(|(idle, _)| *idle) {
-            Some((idle, function)) => {
-                function.js().cool(idle);
-                true
-            }
-            None => false,
-        }
+        let mut idle: Vec<_> = idle.filter(|(idle, _)| *idle >= LEAST_IDLE).collect();
+        idle.sort_unstable_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+        idle.into_iter().find_map(|(idle, function)| {
+            let before = function.js().size().0;
+            let ended = before.saturating_sub(function.js().cool(idle));
+            (ended > 0).then_some(ended as u64 * function.spec().limits.memory_bytes)
+        })
     }
 
     /// Compiles the code in a child process, unless that was done before, and tells what it is. Durable when it returns.
@@ -296,12 +308,7 @@ impl Runtime {
     }
 
     /// The code of the run's function, from the cache or from disk.
-    async fn load(
-        &self,
-        run: &Arc<Run>,
-        digest: Digest,
-        kind: crate::GuestKind,
-    ) -> Result<Arc<Code>, LoadError> {
+    async fn load(&self, run: &Arc<Run>, digest: Digest, kind: crate::GuestKind) -> Result<Arc<Code>, LoadError> {
         let now_s = run.started.duration_since(self.began).as_secs();
         if let Some(loaded) = self.code.get(&digest) {
             loaded.used_s.store(now_s, Relaxed);
@@ -388,8 +395,7 @@ impl Place {
         Ok(Self {
             function: Arc::clone(function),
             _counted: function.metrics().sandbox(),
-            _ticking: matches!(function.spec().code, FunctionCode::Wasm { .. })
-                .then(|| runtime.ticker.while_running()),
+            _ticking: matches!(function.spec().code, FunctionCode::Wasm { .. }).then(|| runtime.ticker.while_running()),
         })
     }
 }
@@ -426,6 +432,8 @@ impl Drop for IdleInstance {
 pub(crate) struct MemoryBudget {
     limit: u64,
     used: AtomicU64,
+    /// Told when a process gives memory back.
+    freed: Notify,
 }
 
 impl MemoryBudget {
@@ -441,6 +449,16 @@ impl MemoryBudget {
 
     pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
+    }
+
+    /// [`MemoryBudget::give_back`] of what others may wait for.
+    pub(crate) fn give_back_loudly(&self, bytes: u64) {
+        self.give_back(bytes);
+        self.freed.notify_waiters();
+    }
+
+    pub(crate) fn given_back(&self) -> tokio::sync::futures::Notified<'_> {
+        self.freed.notified()
     }
 }
 

@@ -204,12 +204,12 @@ fn holds_file(dir: &Path, depth: u32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// An entry of `root` that the first start of a node cannot have left there. Hidden files and `lost+found` (the root of a
+/// An entry of `root` that neither the first start of a node nor `minnow setup` has left there. Hidden files and `lost+found` (the root of a
 /// freshly made ext4) are nobody's data.
 fn stranger(root: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && !["lock", "FORMAT.new", "lost+found", "build"].contains(&name.as_str()) {
+        if !name.starts_with('.') && !["lock", "FORMAT.new", "lost+found", "tools"].contains(&name.as_str()) {
             return Ok(Some(name));
         }
     }

@@ -1,10 +1,18 @@
 //! CPU time of a process, divided among the invocations that run in it, and whether it still answers.
 //!
-//! A process serves many invocations at once, and the system counts only the CPU time of all together. So each invocation is
-//! charged an equal share of what is used while it runs: processor sharing, kept as one number that grows by `used / running`
-//! (the virtual time of fair queueing), of which an invocation's share is the difference between its end and its begin.
+//! A process serves many invocations at once, and the system counts only the CPU time of all together. So each invocation that
+//! has not begun to answer is charged an equal share of what is used meanwhile: processor sharing, kept as one number that grows
+//! by `used / working` (the virtual time of fair queueing), of which an invocation's share is the difference between two
+//! moments. Invocations that only rest (a response that streams, a WebSocket, what `waitUntil` was given) are charged in the
+//! same way, and only while nobody works: an open stream must not pay for the requests beside it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::meter::monotonic_ns;
+
+/// How old a reading of the CPU clock may be while others run. It is a system call that adds up the times of a dozen threads;
+/// two for each request were a microsecond of some thirty.
+const STALE_NS: u64 = 500_000;
 
 /// Reads the CPU clock of a process, in nanoseconds; `None` once it has ended.
 pub(super) trait CpuClock: Send + Sync {
@@ -17,92 +25,185 @@ pub(super) struct Clock<C> {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct State {
-    /// The CPU clock when it was last read.
+    /// The CPU clock when it was last read, and when that was.
     cpu_ns: u64,
-    /// CPU time for each invocation that has run since the process began.
-    shared_ns: u64,
-    running: u32,
+    read_at_ns: u64,
+    /// CPU time for each invocation that has worked since the process began, and for each that has rested.
+    worked_ns: u64,
+    rested_ns: u64,
+    working: u32,
+    resting: u32,
     /// The CPU clock when the process last showed that its event loop turns.
     alive_ns: u64,
+    /// The CPU clock when the last invocation ended.
+    idle_ns: u64,
     /// Whether the process is stopped; it goes on with its next invocation.
     paused: bool,
+    /// Nothing begins in it any more.
+    closed: bool,
 }
 
-/// Where an invocation began, to know its share later.
+/// Since when an invocation works or rests, and what it was charged before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Began(u64);
+pub(super) struct Began {
+    rests: bool,
+    at_ns: u64,
+    charged_ns: u64,
+}
+
+/// The state at one moment.
+pub(super) struct Look(State);
+
+impl Look {
+    /// CPU time in all, in nanoseconds.
+    pub(super) fn cpu_ns(&self) -> u64 {
+        self.0.cpu_ns
+    }
+
+    /// CPU time since the last sign of life.
+    pub(super) fn silent_ns(&self) -> u64 {
+        self.0.cpu_ns.saturating_sub(self.0.alive_ns)
+    }
+
+    /// CPU time since the last invocation ended; `None` while there is one.
+    pub(super) fn idle_ns(&self) -> Option<u64> {
+        (self.0.running() == 0).then(|| self.0.cpu_ns.saturating_sub(self.0.idle_ns))
+    }
+
+    /// Whether there was a sign of life since the last invocation ended.
+    pub(super) fn is_alive_since_idle(&self) -> bool {
+        self.0.alive_ns > self.0.idle_ns
+    }
+
+    /// CPU time of an invocation so far.
+    pub(super) fn of(&self, began: &Began) -> u64 {
+        self.0.share(began)
+    }
+}
+
+impl State {
+    fn running(&self) -> u32 {
+        self.working + self.resting
+    }
+
+    fn share(&self, began: &Began) -> u64 {
+        let now = if began.rests { self.rested_ns } else { self.worked_ns };
+        began.charged_ns + now.saturating_sub(began.at_ns)
+    }
+
+    fn is_stale(&self) -> bool {
+        monotonic_ns().saturating_sub(self.read_at_ns) >= STALE_NS
+    }
+
+    fn leave(&mut self, began: &Began) {
+        let count = if began.rests { &mut self.resting } else { &mut self.working };
+        *count = count.saturating_sub(1);
+    }
+}
 
 impl<C: CpuClock> Clock<C> {
     pub(super) fn new(source: C) -> Self {
         Self { source, state: Mutex::default() }
     }
 
-    /// One more invocation runs; `resume` is called when the process was paused.
-    pub(super) fn begin(&self, resume: impl FnOnce()) -> Began {
-        let mut state = self.read();
-        if state.running == 0 {
-            // Whatever it did between invocations tells nothing about this one.
-            state.alive_ns = state.cpu_ns;
+    /// One more invocation works; `resume` is called when the process was paused. `None`: the process was closed.
+    pub(super) fn begin(&self, resume: impl FnOnce()) -> Option<Began> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
         }
-        state.running += 1;
+        if state.running() == 0 || state.is_stale() {
+            self.read_into(&mut state);
+        }
+        state.working += 1;
         if std::mem::take(&mut state.paused) {
             resume();
         }
-        Began(state.shared_ns)
+        Some(Began { rests: false, at_ns: state.worked_ns, charged_ns: 0 })
     }
 
-    /// An invocation has ended: its CPU time in nanoseconds. That it came to its end shows that the event loop turns.
-    pub(super) fn end(&self, began: Began) -> u64 {
-        let mut state = self.read();
-        state.running = state.running.saturating_sub(1);
-        state.alive_ns = state.cpu_ns;
-        state.shared_ns.saturating_sub(began.0)
+    /// The invocation only rests from now on.
+    pub(super) fn rest(&self, began: &mut Began) {
+        if began.rests {
+            return;
+        }
+        let mut state = self.lock();
+        if state.is_stale() {
+            self.read_into(&mut state);
+        }
+        let charged_ns = state.share(began);
+        state.leave(began);
+        state.resting += 1;
+        *began = Began { rests: true, at_ns: state.rested_ns, charged_ns };
     }
 
-    /// The CPU time of an invocation so far.
-    pub(super) fn so_far(&self, began: Began) -> u64 {
-        self.read().shared_ns.saturating_sub(began.0)
+    /// An invocation has ended: its CPU time in nanoseconds. `is_alive`: that it has shows that the event loop turns.
+    pub(super) fn end(&self, began: &Began, is_alive: bool) -> u64 {
+        let mut state = self.lock();
+        if state.running() == 1 || state.is_stale() {
+            self.read_into(&mut state);
+        }
+        state.leave(began);
+        if is_alive {
+            state.alive_ns = state.cpu_ns;
+        }
+        if state.running() == 0 {
+            state.idle_ns = state.cpu_ns;
+        }
+        state.share(began)
     }
 
     /// The process gave a sign that its event loop turns.
     pub(super) fn is_alive(&self) {
-        let mut state = self.read();
+        let mut state = self.lock();
+        self.read_into(&mut state);
         state.alive_ns = state.cpu_ns;
     }
 
-    /// CPU time since the last sign of life, and in all, in nanoseconds.
-    pub(super) fn silent(&self) -> (u64, u64) {
-        let state = self.read();
-        (state.cpu_ns.saturating_sub(state.alive_ns), state.cpu_ns)
-    }
-
-    pub(super) fn running(&self) -> u32 {
-        self.lock().running
-    }
-
-    /// Pauses the process with `pause` unless something runs in it.
-    pub(super) fn pause(&self, pause: impl FnOnce()) {
+    pub(super) fn look(&self) -> Look {
         let mut state = self.lock();
-        if state.running == 0 && !state.paused {
+        self.read_into(&mut state);
+        Look(*state)
+    }
+
+    /// Invocations that work or rest.
+    pub(super) fn running(&self) -> u32 {
+        self.lock().running()
+    }
+
+    /// Pauses the process with `pause` unless something runs in it. Answers whether it is paused.
+    pub(super) fn pause(&self, pause: impl FnOnce()) -> bool {
+        let mut state = self.lock();
+        if state.running() == 0 && !state.paused {
             state.paused = true;
             pause();
         }
+        state.paused
+    }
+
+    /// Lets nothing begin in the process any more, unless something runs in it. Answers whether it is closed.
+    pub(super) fn close_if_idle(&self) -> bool {
+        let mut state = self.lock();
+        state.closed |= state.running() == 0;
+        state.closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state as of now.
-    fn read(&self) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
+    fn read_into(&self, state: &mut State) {
         let now = self.source.cpu_ns().unwrap_or(state.cpu_ns).max(state.cpu_ns);
         let used = now - state.cpu_ns;
         state.cpu_ns = now;
-        state.shared_ns += used / u64::from(state.running.max(1));
-        state
+        state.read_at_ns = monotonic_ns();
+        if state.working > 0 {
+            state.worked_ns += used / u64::from(state.working);
+        } else if state.resting > 0 {
+            state.rested_ns += used / u64::from(state.resting);
+        }
     }
 }
 
@@ -125,59 +226,86 @@ mod tests {
         Clock::new(Hand::default())
     }
 
+    /// The process computes, and the clock is looked at.
     fn uses(clock: &Clock<Hand>, ns: u64) {
         clock.source.0.fetch_add(ns, Relaxed);
+        clock.look();
     }
 
     #[test]
-    fn cpu_time_is_divided_among_those_who_run() {
+    fn cpu_time_is_divided_among_those_who_work() {
         let clock = clock();
         uses(&clock, 1000);
-        let one = clock.begin(|| {});
+        let one = clock.begin(|| {}).unwrap();
         uses(&clock, 100);
-        let two = clock.begin(|| {});
+        let two = clock.begin(|| {}).unwrap();
         uses(&clock, 60);
-        assert_eq!((clock.so_far(one), clock.so_far(two)), (130, 30));
-        assert_eq!(clock.end(two), 30);
+        let look = clock.look();
+        assert_eq!((look.of(&one), look.of(&two)), (130, 30));
+        assert_eq!(clock.end(&two, true), 30);
         uses(&clock, 7);
-        assert_eq!(clock.end(one), 137);
+        assert_eq!(clock.end(&one, true), 137);
         // What is used between invocations is nobody's.
         uses(&clock, 5000);
-        let three = clock.begin(|| {});
-        assert_eq!(clock.end(three), 0);
+        let three = clock.begin(|| {}).unwrap();
+        assert_eq!(clock.end(&three, true), 0);
+    }
+
+    #[test]
+    fn who_rests_pays_only_while_nobody_works() {
+        let clock = clock();
+        let mut stream = clock.begin(|| {}).unwrap();
+        uses(&clock, 10);
+        clock.rest(&mut stream);
+        let request = clock.begin(|| {}).unwrap();
+        uses(&clock, 1000);
+        assert_eq!(clock.end(&request, true), 1000);
+        uses(&clock, 5);
+        let mut other = clock.begin(|| {}).unwrap();
+        clock.rest(&mut other);
+        uses(&clock, 6);
+        assert_eq!(clock.end(&stream, true), 10 + 5 + 3);
+        assert_eq!(clock.end(&other, true), 3);
+        assert_eq!(clock.running(), 0);
     }
 
     #[test]
     fn silence_is_what_was_used_since_the_last_sign_of_life() {
         let clock = clock();
-        uses(&clock, 500);
-        let one = clock.begin(|| {});
-        assert_eq!(clock.silent(), (0, 500));
-        let two = clock.begin(|| {});
+        let one = clock.begin(|| {}).unwrap();
+        let two = clock.begin(|| {}).unwrap();
         uses(&clock, 100);
-        assert_eq!(clock.silent(), (100, 600));
+        assert_eq!((clock.look().silent_ns(), clock.look().cpu_ns()), (100, 100));
         clock.is_alive();
         uses(&clock, 10);
-        assert_eq!(clock.silent(), (10, 610));
-        clock.end(one);
-        assert_eq!(clock.silent(), (0, 610));
-        clock.end(two);
+        assert_eq!(clock.look().silent_ns(), 10);
+        // Its client went away, which says nothing of the process.
+        clock.end(&one, false);
+        assert_eq!(clock.look().silent_ns(), 10);
+        clock.end(&two, false);
+        uses(&clock, 30);
+        let look = clock.look();
+        assert_eq!((look.silent_ns(), look.idle_ns(), look.is_alive_since_idle()), (40, Some(30), false));
+        clock.is_alive();
+        assert!(clock.look().is_alive_since_idle());
     }
 
     #[test]
-    fn a_process_is_paused_only_while_nothing_runs_in_it() {
+    fn a_process_is_paused_and_closed_only_while_nothing_runs_in_it() {
         let clock = clock();
-        let one = clock.begin(|| panic!("it was not paused"));
-        clock.pause(|| panic!("something runs"));
-        clock.end(one);
+        let one = clock.begin(|| panic!("it was not paused")).unwrap();
+        assert!(!clock.pause(|| panic!("something runs")) && !clock.close_if_idle());
+        clock.end(&one, true);
         let mut paused = 0;
-        clock.pause(|| paused += 1);
-        clock.pause(|| paused += 1);
+        assert!(clock.pause(|| paused += 1) && clock.pause(|| paused += 1));
         assert_eq!(paused, 1);
         let mut resumed = 0;
-        let one = clock.begin(|| resumed += 1);
-        clock.begin(|| resumed += 1);
+        let one = clock.begin(|| resumed += 1).unwrap();
+        let two = clock.begin(|| resumed += 1).unwrap();
         assert_eq!(resumed, 1);
-        clock.end(one);
+        clock.end(&one, true);
+        clock.end(&two, true);
+        assert!(clock.close_if_idle());
+        assert!(clock.begin(|| {}).is_none());
     }
 }

@@ -86,7 +86,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
                 self.line.extend_from_slice(text.get(..room).unwrap_or(text));
                 self.unread.start += text.len() + skip;
-                if is_whole {
+                // An empty line says nothing, and a flood of them must not cost more than to read it.
+                if is_whole && !self.line.is_empty() {
                     return Some(self.take());
                 }
             }

@@ -14,6 +14,7 @@ mod serve;
 mod stack;
 mod team;
 pub mod tools;
+mod watch;
 mod websocket;
 
 use std::{
@@ -95,6 +96,20 @@ impl Default for JsConfig {
     }
 }
 
+/// How long a request waits for memory that ended processes give back.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// What a process is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A request that waits for it.
+    Request,
+    /// To stand beside another one that is busy.
+    Help,
+    /// To see whether the function can be loaded.
+    Check,
+}
+
 /// Starts processes, and keeps some ready.
 pub(crate) struct Engine {
     config: JsConfig,
@@ -106,6 +121,9 @@ pub(crate) struct Engine {
     tokio: tokio::runtime::Handle,
     thread: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     sandbox: OnceCell<Sandbox>,
+    /// Why there is no sandbox, and when that was found out.
+    unavailable: Mutex<Option<(Instant, LoadFailure)>>,
+    cores: usize,
     /// Processes that are ready, by their memory limit.
     pool: Mutex<HashMap<u64, Vec<Arc<Process>>>>,
     /// When a memory limit was last asked for.
@@ -141,6 +159,8 @@ impl Engine {
             tokio: tokio::runtime::Handle::current(),
             thread,
             sandbox: OnceCell::new(),
+            unavailable: Mutex::default(),
+            cores: thread::available_parallelism().map_or(1, usize::from),
             pool: Mutex::default(),
             classes: Mutex::default(),
             functions: AtomicUsize::new(0),
@@ -159,6 +179,10 @@ impl Engine {
 
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    fn cores(&self) -> usize {
+        self.cores
     }
 
     /// Where tasks run that outlive an invocation.
@@ -185,7 +209,7 @@ impl Engine {
     }
 
     /// A process with the function's module in it.
-    async fn start(&self, function: &Arc<Function>) -> Result<Arc<Process>, LoadFailure> {
+    async fn start(&self, function: &Arc<Function>, use_of: Use) -> Result<Arc<Process>, LoadFailure> {
         self.admit(&function.spec().tenant).await?;
         let FunctionCode::Js { module, .. } = function.spec().code else {
             return Err(LoadFailure::Unavailable("the function is not JavaScript".into()));
@@ -196,33 +220,26 @@ impl Engine {
             LoadFailure::Unavailable("the function's module cannot be read".into())
         })?;
         let memory = function.spec().limits.memory_bytes;
-        loop {
-            let pooled = self.take(memory);
-            let is_pooled = pooled.is_some();
-            let process = match pooled {
-                Some(process) => process,
-                None => self.new_process(memory).await?,
-            };
-            match process.load(function, module.clone()).await {
-                Ok(()) => return Ok(process),
-                // It died in the pool: the next one may not have.
-                Err(LoadFailure::Crashed(_)) if is_pooled => {}
-                Err(LoadFailure::Module(message)) => {
-                    let message = process.mapped(function, message).await;
-                    process.end(Ending::Unneeded);
-                    return Err(LoadFailure::Module(message));
-                }
-                Err(failure) => {
-                    process.end(Ending::Unneeded);
-                    return Err(failure);
-                }
+        if use_of == Use::Request {
+            self.classes().insert(memory, Instant::now());
+        }
+        if let Some(process) = self.take(memory) {
+            let process = Loading(Some(process));
+            match process.load(function, &module).await {
+                // It died in the pool: a new one is no worse for that.
+                Err(LoadFailure::Crashed(_)) if process.has_ended() => {}
+                Err(failure) => return Err(failure),
+                Ok(()) => return process.done(),
             }
         }
+        let process = Loading(Some(self.new_process(memory, use_of != Use::Help).await?));
+        process.load(function, &module).await?;
+        process.done()
     }
 
     /// Loads the function's module once, to see that it can be loaded.
     pub(crate) async fn check(&self, function: &Arc<Function>) -> Result<(), LoadFailure> {
-        let process = self.start(function).await?;
+        let process = self.start(function, Use::Check).await?;
         process.end(Ending::Unneeded);
         Ok(())
     }
@@ -242,7 +259,6 @@ impl Engine {
     }
 
     fn take(&self, memory: u64) -> Option<Arc<Process>> {
-        self.classes().insert(memory, Instant::now());
         let mut pool = self.pool();
         let ready = pool.get_mut(&memory)?;
         let found = std::iter::from_fn(|| ready.pop()).find(|process| !process.has_ended());
@@ -252,8 +268,10 @@ impl Engine {
     }
 
     /// Starts a process that waits for its function.
-    async fn new_process(&self, memory: u64) -> Result<Arc<Process>, LoadFailure> {
-        let reserved = self.reserve(memory).ok_or(LoadFailure::Full)?;
+    ///
+    /// `is_needed`: processes that are idle go for it, when too little memory is left.
+    async fn new_process(&self, memory: u64, is_needed: bool) -> Result<Arc<Process>, LoadFailure> {
+        let reserved = self.reserve(memory, is_needed).await.ok_or(LoadFailure::Full)?;
         let unavailable = |error: io::Error| {
             tracing::error!(%error, "a process for JavaScript cannot be started");
             LoadFailure::Unavailable("a process for JavaScript cannot be started".into())
@@ -292,7 +310,14 @@ impl Engine {
             tell_walls(sandbox.walls());
             Ok(sandbox)
         };
-        self.sandbox.get_or_try_init(|| find).await
+        if let Some((found, failure)) = &*self.unavailable()
+            && found.elapsed() < RETRY
+        {
+            return Err(failure.clone());
+        }
+        self.sandbox.get_or_try_init(|| find).await.inspect_err(|failure: &LoadFailure| {
+            *self.unavailable() = Some((Instant::now(), failure.clone()));
+        })
     }
 
     /// Runs blocking work on the thread that starts processes. `None` when the engine is gone.
@@ -306,18 +331,43 @@ impl Engine {
         result.await.ok()
     }
 
-    /// Takes memory from what all sandboxes of the node may hold. When too little is left, processes that are idle go.
-    fn reserve(&self, bytes: u64) -> Option<Reserved> {
+    /// Takes memory from what all sandboxes of the node may hold. For a process that `is_needed`, those that are idle go when too
+    /// little is left, no more than it takes: first of the pool, then those that were idle longest.
+    async fn reserve(&self, bytes: u64, is_needed: bool) -> Option<Reserved> {
         let runtime = self.runtime.get().and_then(Weak::upgrade)?;
+        let took = || runtime.memory.take(bytes).then(|| Reserved { memory: Arc::clone(&runtime.memory), bytes });
+        let ends = Instant::now() + GIVE_BACK;
+        let mut freed = 0;
         loop {
-            if runtime.memory.take(bytes) {
-                return Some(Reserved { memory: Arc::clone(&runtime.memory), bytes });
+            let given_back = runtime.memory.given_back();
+            tokio::pin!(given_back);
+            // From here on nothing that is given back is missed.
+            given_back.as_mut().enable();
+            if let Some(reserved) = took() {
+                return Some(reserved);
             }
-            // What is ended gives its memory back only once it is gone: a request that finds none left is told so.
-            if !runtime.end_idlest() {
+            if !is_needed {
                 return None;
             }
+            while freed < bytes {
+                match self.end_pooled().or_else(|| runtime.end_idlest()) {
+                    Some(ended) => freed += ended,
+                    None => break,
+                }
+            }
+            if freed == 0 || tokio::time::timeout_at(ends.into(), given_back).await.is_err() {
+                return took();
+            }
         }
+    }
+
+    /// Ends a process of the pool. Answers how much memory that gives back.
+    fn end_pooled(&self) -> Option<u64> {
+        let mut pool = self.pool();
+        let (memory, process) = pool.iter_mut().find_map(|(memory, ready)| Some((*memory, ready.pop()?)))?;
+        drop(pool);
+        process.end(Ending::Unneeded);
+        Some(memory)
     }
 
     /// Keeps the pool filled, until the engine is dropped.
@@ -335,40 +385,49 @@ impl Engine {
 
     /// Starts what the pool lacks, one process after the other, and ends what nobody needs.
     async fn fill_once(&self) -> Result<(), ()> {
+        let mut failed = Vec::new();
         loop {
             let wanted = self.wanted();
             let lacking = {
                 let mut pool = self.pool();
                 for (memory, ready) in pool.iter_mut() {
                     ready.retain(|process| !process.has_ended());
-                    let most = wanted.get(memory).copied().unwrap_or_default();
+                    let most = wanted.iter().find(|(wanted, _)| wanted == memory).map_or(0, |(_, most)| *most);
                     ready.drain(..ready.len().saturating_sub(most)).for_each(|process| process.end(Ending::Unneeded));
                 }
                 pool.retain(|_, ready| !ready.is_empty());
                 let has = |memory: &u64| pool.get(memory).map_or(0, Vec::len);
-                wanted.iter().find(|(memory, most)| has(memory) < **most).map(|(memory, _)| *memory)
+                let lacks = |(memory, most): &&(u64, usize)| has(memory) < *most && !failed.contains(memory);
+                wanted.iter().find(lacks).map(|(memory, _)| *memory)
             };
-            let Some(memory) = lacking else { return Ok(()) };
-            let process = self.new_process(memory).await.map_err(|_| ())?;
-            self.pool().entry(memory).or_default().push(process);
+            let Some(memory) = lacking else { return if failed.is_empty() { Ok(()) } else { Err(()) } };
+            match self.new_process(memory, false).await {
+                Ok(process) => self.pool().entry(memory).or_default().push(process),
+                // Of another size one may start all the same.
+                Err(_) => failed.push(memory),
+            }
         }
     }
 
-    /// How many processes should be ready, by memory limit: the pool for the default limit, and one for each other limit
+    /// How many processes should be ready, by memory limit: the pool for the default limit first, then one for each other limit
     /// that was needed lately.
-    fn wanted(&self) -> HashMap<u64, usize> {
-        if self.functions.load(Relaxed) == 0 || self.config.pool == 0 {
-            return HashMap::new();
-        }
+    fn wanted(&self) -> Vec<(u64, usize)> {
         let mut classes = self.classes();
         classes.retain(|_, used| used.elapsed() < CLASS_KEPT);
+        if self.functions.load(Relaxed) == 0 || self.config.pool == 0 {
+            return Vec::new();
+        }
+        let default = Limits::default().memory_bytes;
         let mut lately: Vec<(Instant, u64)> = classes.iter().map(|(memory, used)| (*used, *memory)).collect();
         drop(classes);
+        lately.retain(|(_, memory)| *memory != default);
         lately.sort_unstable_by(|one, other| other.cmp(one));
         let others = lately.into_iter().take(self.config.pool as usize).map(|(_, memory)| (memory, 1));
-        let mut wanted: HashMap<u64, usize> = others.collect();
-        wanted.insert(Limits::default().memory_bytes, self.config.pool as usize);
-        wanted
+        [(default, self.config.pool as usize)].into_iter().chain(others).collect()
+    }
+
+    fn unavailable(&self) -> MutexGuard<'_, Option<(Instant, LoadFailure)>> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pool(&self) -> MutexGuard<'_, HashMap<u64, Vec<Arc<Process>>>> {
@@ -380,6 +439,36 @@ impl Engine {
     }
 }
 
+/// A process that is given its function. It ends unless it gets it.
+struct Loading(Option<Arc<Process>>);
+
+impl Loading {
+    async fn load(&self, function: &Arc<Function>, module: &Bytes) -> Result<(), LoadFailure> {
+        let Some(process) = &self.0 else { return Err(stopping()) };
+        match process.load(function, module.clone()).await {
+            Err(LoadFailure::Module(message)) => Err(LoadFailure::Module(process.mapped(function, message).await)),
+            loaded => loaded,
+        }
+    }
+
+    /// It has it.
+    fn done(mut self) -> Result<Arc<Process>, LoadFailure> {
+        self.0.take().ok_or_else(stopping)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.as_ref().is_none_or(|process| process.has_ended())
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            process.end(Ending::Unneeded);
+        }
+    }
+}
+
 /// What a process holds of the node's memory, given back when it is dropped.
 struct Reserved {
     memory: Arc<MemoryBudget>,
@@ -388,7 +477,7 @@ struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.memory.give_back(self.bytes);
+        self.memory.give_back_loudly(self.bytes);
     }
 }
 

@@ -1,4 +1,4 @@
-//! One Deno process: how it is spoken to, watched and ended.
+//! One Deno process: how it is spoken to and ended. `watch` looks after it.
 
 use std::{
     collections::HashMap,
@@ -16,37 +16,30 @@ use http::{Method, Request, header::HOST};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use minnow_model::{Level, Limits, LogSource, RequestId, problem::Code};
+use minnow_model::{Limits, RequestId, problem::Code};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Notify, OnceCell, watch},
 };
 
 use super::{
+    Reserved,
     clock::{Began, Clock, CpuClock},
-    lines::{Line, Lines},
-    Reserved, outbound,
-    sandbox::{Running, Started, says_out_of_memory},
-    stack, team,
+    outbound,
+    sandbox::{Running, Started},
+    stack,
 };
 use crate::{Function, invocation::Body, meter::Run, runtime::Place};
 
 /// How often a process is looked at while something runs in it: as exact as CPU time is enforced.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// How long a process goes on after its last invocation before it is stopped. Long enough that a client's next request
-/// costs no signals, short enough that nothing runs when nothing is asked for.
-const PAUSE_AFTER: Duration = Duration::from_secs(1);
-
-/// A process is busy when it computed for more than this share of the last [`BUSY_SPAN`].
-const BUSY_SHARE: f64 = 0.9;
-const BUSY_SPAN: Duration = Duration::from_millis(100);
-
-/// How long an answer that the event loop can give at once may take before the process counts as stuck.
-const PING_SHARE: u32 = 2;
+/// From this share of its memory on, a process in which a handler failed counts as full: 85 %. An array of 10 MiB that finds no room
+/// in 128 MiB is such a failure.
+const FULL: (u64, u64) = (17, 20);
 
 /// How long the node waits to learn why a process ended whose connection broke off.
-const ENDING: Duration = Duration::from_secs(2);
+const ENDING: Duration = Duration::from_millis(500);
 
 /// The longest head of a response, in bytes; as for WebAssembly.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -57,7 +50,7 @@ const MOST_LOAD_TIME: Duration = Duration::from_secs(10);
 
 pub(super) static REQUEST: http::HeaderName = http::HeaderName::from_static("x-minnow-request");
 static BOOT: http::HeaderName = http::HeaderName::from_static("x-minnow-boot");
-static PING: http::HeaderName = http::HeaderName::from_static("x-minnow-ping");
+pub(super) static PING: http::HeaderName = http::HeaderName::from_static("x-minnow-ping");
 
 /// Why a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +59,8 @@ pub(super) enum Ending {
     Unneeded,
     /// It used more CPU time than an invocation may, or computed without end.
     Cpu,
+    /// It gave no sign of life for as long as an invocation may take.
+    Stuck,
     /// It needed more memory than its limit.
     Memory,
     /// It ended by itself: how.
@@ -78,6 +73,7 @@ impl Ending {
         match self {
             Self::Unneeded => Code::ShuttingDown,
             Self::Cpu => Code::CpuLimit,
+            Self::Stuck => Code::Timeout,
             Self::Memory => Code::MemoryLimit,
             Self::Crashed(_) => Code::FunctionExited,
         }
@@ -90,6 +86,10 @@ impl Ending {
             Self::Cpu => {
                 let cpu = humantime::format_duration(limits.cpu);
                 format!("was stopped: an invocation used more CPU time than limits.cpu = {cpu}")
+            }
+            Self::Stuck => {
+                let timeout = humantime::format_duration(limits.timeout);
+                format!("was stopped: it did nothing, and answered nothing, for limits.timeout = {timeout}")
             }
             Self::Memory => {
                 let memory = bytesize::ByteSize::b(limits.memory_bytes).display().iec();
@@ -142,30 +142,36 @@ impl LoadFailure {
 
 /// One process.
 pub(super) struct Process {
-    running: Running,
-    clock: Clock<ProcessCpu>,
+    pub(super) running: Running,
+    pub(super) clock: Clock<ProcessCpu>,
     /// Where the function's outbound requests come in; taken when it is loaded.
     egress: Mutex<Option<std::os::unix::net::UnixListener>>,
     idle: Mutex<Vec<(ThreadId, SendRequest<Body>)>>,
-    calls: Mutex<HashMap<RequestId, Arc<Call>>>,
+    /// By the number under which the process knows them: a client may give two requests the same id, that of its trace.
+    calls: Mutex<HashMap<u64, Arc<Call>>>,
+    next_call: AtomicU64,
     /// The function that it serves, once that is loaded.
-    function: OnceLock<Weak<Function>>,
+    pub(super) function: OnceLock<Weak<Function>>,
     /// Why it is being ended; the first reason stays.
-    asked: OnceLock<Ending>,
-    ended: watch::Sender<Option<Ending>>,
-    is_ready: watch::Sender<bool>,
+    pub(super) asked: OnceLock<Ending>,
+    pub(super) ended: watch::Sender<Option<Ending>>,
+    /// The function is loaded: the process may be paused.
+    pub(super) is_loaded: AtomicBool,
+    /// It gets no more invocations, and ends with those that it has.
+    is_retired: AtomicBool,
+    pub(super) is_ready: watch::Sender<bool>,
     /// Wakes the watch when the process goes on after a pause.
-    resumed: Notify,
-    is_busy: AtomicBool,
-    memory_bytes: AtomicU64,
+    pub(super) resumed: Notify,
+    pub(super) is_busy: AtomicBool,
+    pub(super) memory_bytes: AtomicU64,
     used: Mutex<Instant>,
     /// From the bundled module to the sources; read when the first stack is printed.
-    source_map: OnceCell<Option<stack::Map>>,
+    pub(super) source_map: OnceCell<Option<stack::Map>>,
     /// Gives back what the process holds of the node's memory.
     _reserved: Reserved,
 }
 
-struct ProcessCpu(Running);
+pub(super) struct ProcessCpu(Running);
 
 impl CpuClock for ProcessCpu {
     fn cpu_ns(&self) -> Option<u64> {
@@ -175,22 +181,22 @@ impl CpuClock for ProcessCpu {
 
 /// One invocation in a process.
 pub(super) struct Call {
+    number: u64,
     pub(super) run: Arc<Run>,
-    began: Began,
-    /// The response is through; what `waitUntil` was given goes on.
-    is_answered: AtomicBool,
-    waits: AtomicBool,
+    pub(super) began: Mutex<Began>,
+    /// The response is through, or nobody waits for it any more; what `waitUntil` was given goes on.
+    pub(super) is_over: AtomicBool,
+    /// The process has answered: its event loop turned for it.
+    has_answered: AtomicBool,
+    pub(super) waits: AtomicBool,
     /// A WebSocket stays open for hours: the CPU limit holds for each of its events, not for all together.
-    is_upgraded: AtomicBool,
-    _place: Place,
+    pub(super) is_upgraded: AtomicBool,
+    _place: Arc<Place>,
 }
 
 impl Process {
     /// Watches over a process that was just started, on the current runtime.
-    pub(super) fn new(
-        started: Started,
-        reserved: Reserved,
-    ) -> io::Result<Arc<Self>> {
+    pub(super) fn new(started: Started, reserved: Reserved) -> io::Result<Arc<Self>> {
         let Started { running, stdout, stderr, egress } = started;
         let process = Arc::new(Self {
             clock: Clock::new(ProcessCpu(running.clone())),
@@ -198,9 +204,12 @@ impl Process {
             egress: Mutex::new(Some(egress)),
             idle: Mutex::default(),
             calls: Mutex::default(),
+            next_call: AtomicU64::new(0),
             function: OnceLock::new(),
             asked: OnceLock::new(),
             ended: watch::Sender::new(None),
+            is_loaded: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             is_ready: watch::Sender::new(false),
             resumed: Notify::new(),
             is_busy: AtomicBool::new(false),
@@ -228,10 +237,21 @@ impl Process {
     }
 
     /// Gives the process its function. It serves no other one from then on.
-    pub(super) async fn load(
+    pub(super) async fn load(self: &Arc<Self>, function: &Arc<Function>, module: Bytes) -> Result<(), LoadFailure> {
+        // Before the watch knows the function: it pauses what has been idle for long.
+        let began = self.clock.begin(|| self.go_on()).ok_or_else(|| LoadFailure::Crashed("it was ended".into()))?;
+        let loaded = self.load_into(function, module, &began).await;
+        self.clock.end(&began, loaded.is_ok());
+        self.touch();
+        self.is_loaded.store(loaded.is_ok(), Relaxed);
+        loaded
+    }
+
+    async fn load_into(
         self: &Arc<Self>,
         function: &Arc<Function>,
         module: Bytes,
+        began: &Began,
     ) -> Result<(), LoadFailure> {
         let spec = function.spec();
         let _ = self.function.set(Arc::downgrade(function));
@@ -253,19 +273,10 @@ impl Process {
             .header(HOST, "localhost")
             .body(full(body.into()))
             .map_err(|error| LoadFailure::Crashed(error.to_string()))?;
-        let began = self.clock.begin(|| {});
-        let loaded = self.watch_load(request, began, &spec.limits).await;
-        self.clock.end(began);
-        self.touch();
-        loaded
+        self.watch_load(request, began, &spec.limits).await
     }
 
-    async fn watch_load(
-        &self,
-        request: Request<Body>,
-        began: Began,
-        limits: &Limits,
-    ) -> Result<(), LoadFailure> {
+    async fn watch_load(&self, request: Request<Body>, began: &Began, limits: &Limits) -> Result<(), LoadFailure> {
         let most_cpu = limits.cpu.max(LEAST_LOAD_CPU);
         let most_time = limits.timeout.min(MOST_LOAD_TIME);
         let mut loading = std::pin::pin!(self.post_load(request));
@@ -280,11 +291,11 @@ impl Process {
                         Some(Ending::Memory) => LoadFailure::Memory,
                         Some(Ending::Cpu) => LoadFailure::Cpu(most_cpu),
                         Some(Ending::Crashed(how)) => LoadFailure::Crashed(how),
-                        Some(Ending::Unneeded) | None => LoadFailure::Crashed("the connection broke off".into()),
+                        Some(Ending::Unneeded | Ending::Stuck) | None => LoadFailure::Crashed("the connection broke off".into()),
                     }),
                 },
                 now = ticks.tick() => {
-                    if self.clock.so_far(began) > nanoseconds(most_cpu) {
+                    if self.clock.look().of(began) > nanoseconds(most_cpu) {
                         self.end(Ending::Cpu);
                         return Err(LoadFailure::Cpu(most_cpu));
                     }
@@ -302,9 +313,16 @@ impl Process {
         let mut sender = self.connect().await.ok()?;
         let response = sender.send_request(request).await.ok()?;
         let is_loaded = response.status().is_success();
-        let body = http_body_util::Limited::new(response.into_body(), MAX_HEAD_BYTES).collect().await.ok()?.to_bytes();
+        let body = match http_body_util::Limited::new(response.into_body(), MAX_HEAD_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Some(Err(LoadFailure::Module(
+                    "the module fails with an error that is too long to show".into(),
+                )));
+            }
+            Err(_) => return None,
+        };
         if is_loaded {
-            self.keep(sender);
             return Some(Ok(()));
         }
         #[derive(serde::Deserialize)]
@@ -315,7 +333,8 @@ impl Process {
         }
         let refused = serde_json::from_slice(&body)
             .unwrap_or_else(|_| Refused { message: String::from_utf8_lossy(&body).into_owned(), stack: None });
-        Some(Err(LoadFailure::Module(refused.stack.unwrap_or(refused.message))))
+        let stack = refused.stack.filter(|stack| !stack.is_empty());
+        Some(Err(LoadFailure::Module(stack.unwrap_or(refused.message))))
     }
 
     /// Serves the function's way out until the process has ended.
@@ -323,44 +342,68 @@ impl Process {
         let mut ended = self.ended.subscribe();
         let process = Arc::downgrade(&self);
         drop(self);
-        let trace = move |id: RequestId| Some(process.upgrade()?.calls().get(&id)?.run.trace);
+        let trace = move |id: RequestId| Some(process.upgrade()?.call(id)?.run.trace);
         tokio::select! {
             _ = ended.wait_for(Option::is_some) => {}
             () = outbound::serve(listener, function, trace) => {}
         }
     }
 
-    /// An invocation begins. Drop what is returned when its response is through.
-    pub(super) fn begin(self: &Arc<Self>, run: &Arc<Run>, place: Place) -> CallGuard {
-        let began = self.clock.begin(|| {
-            self.running.resume();
-            self.resumed.notify_one();
-        });
+    /// An invocation begins. Drop what is returned when its response is through. `None`: the process takes none any more.
+    pub(super) fn begin(self: &Arc<Self>, run: &Arc<Run>, place: &Arc<Place>) -> Option<CallGuard> {
+        let began = self.clock.begin(|| self.go_on())?;
         let call = Arc::new(Call {
+            number: self.next_call.fetch_add(1, Relaxed),
             run: Arc::clone(run),
-            began,
-            is_answered: AtomicBool::new(false),
+            began: Mutex::new(began),
+            is_over: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
-            _place: place,
+            _place: Arc::clone(place),
         });
-        self.calls().insert(run.id, Arc::clone(&call));
-        CallGuard { process: Arc::clone(self), call }
+        self.calls().insert(call.number, Arc::clone(&call));
+        Some(CallGuard { process: Arc::clone(self), call })
+    }
+
+    /// Goes on after a pause.
+    fn go_on(&self) {
+        self.running.resume();
+        self.resumed.notify_one();
     }
 
     /// Ends the invocation if nothing of it is left.
-    fn settle(&self, call: &Arc<Call>) {
-        let mut calls = self.calls();
-        let is_over = call.is_answered.load(Relaxed) && (!call.waits.load(Relaxed) || self.ended.borrow().is_some());
-        let is_known = calls.get(&call.run.id).is_some_and(|known| Arc::ptr_eq(known, call));
-        if !is_over || !is_known {
+    pub(super) fn settle(&self, call: &Arc<Call>) {
+        let is_over = call.is_over.load(Relaxed) && (!call.waits.load(Relaxed) || self.ended.borrow().is_some());
+        if !is_over || self.calls().remove(&call.number).is_none() {
             return;
         }
-        calls.remove(&call.run.id);
-        drop(calls);
-        call.run.meter.charge_ns(self.clock.end(call.began));
+        let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
+        call.run.meter.charge_ns(self.clock.end(&began, call.has_answered.load(Relaxed)));
         call.run.holds_memory(self.memory_bytes.load(Relaxed));
         self.touch();
+        if self.is_retired.load(Relaxed) && self.calls().is_empty() {
+            self.end(Ending::Memory);
+        }
+    }
+
+    /// The invocation only rests from now on: its response streams, or is through.
+    fn rest(&self, call: &Call) {
+        self.clock.rest(&mut call.began.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether the process has next to nothing left of its memory. Then it gets no more invocations: what fills it may be held
+    /// for good, and every other one would fail for it.
+    pub(super) fn retire_if_full(&self, limit_bytes: u64) -> bool {
+        let is_full = self.running.memory_bytes().is_some_and(|bytes| bytes >= limit_bytes / FULL.1 * FULL.0);
+        if is_full {
+            self.is_retired.store(true, Relaxed);
+        }
+        is_full
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Relaxed)
     }
 
     /// A connection of this thread's: one that is idle, or a new one.
@@ -390,7 +433,7 @@ impl Process {
         }
     }
 
-    async fn connect(&self) -> io::Result<SendRequest<Body>> {
+    pub(super) async fn connect(&self) -> io::Result<SendRequest<Body>> {
         let socket = UnixStream::connect(self.running.http_socket()).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
@@ -409,6 +452,15 @@ impl Process {
 
     pub(super) fn has_ended(&self) -> bool {
         self.asked.get().is_some() || self.ended.borrow().is_some()
+    }
+
+    /// Ends the process unless something runs in it. Answers whether it has ended.
+    pub(super) fn end_if_idle(&self) -> bool {
+        let is_idle = self.clock.close_if_idle();
+        if is_idle {
+            self.end(Ending::Unneeded);
+        }
+        is_idle
     }
 
     /// Why the process ended, if it does within a moment.
@@ -443,213 +495,13 @@ impl Process {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn calls(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Call>>> {
+    pub(super) fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what the process prints, charges and bounds what it uses, and learns how it ends.
-    async fn watch(
-        self: Arc<Self>,
-        stdout: tokio::net::unix::pipe::Receiver,
-        stderr: tokio::net::unix::pipe::Receiver,
-    ) {
-        let (mut stdout, mut stderr) = (Lines::new(stdout), Lines::new(stderr));
-        let mut exit = std::pin::pin!(self.running.exited());
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut watch = Watch { since: Instant::now(), cpu_ns: 0, pinged: false };
-        // What V8 says when it gives up, for the log and to tell why.
-        let mut last_words = String::new();
-        let (mut out_ended, mut err_ended) = (false, false);
-        let status = loop {
-            tokio::select! {
-                biased;
-                status = &mut exit => break status,
-                line = stdout.next(), if !out_ended => match line {
-                    Some(line) => self.hear(line).await,
-                    None => out_ended = true,
-                },
-                line = stderr.next(), if !err_ended => match line {
-                    Some(Line::Plain(line)) => self.note_stderr(line, &mut last_words),
-                    Some(_) => {}
-                    None => err_ended = true,
-                },
-                _ = ticks.tick() => {
-                    self.tick(&mut watch);
-                    if self.function.get().is_some() && self.idle_for() >= PAUSE_AFTER {
-                        self.clock.pause(|| self.running.pause());
-                        if self.clock.running() == 0 {
-                            tokio::select! {
-                                biased;
-                                status = &mut exit => break status,
-                                () = self.resumed.notified() => {}
-                            }
-                            ticks.reset_immediately();
-                            watch = Watch { since: Instant::now(), cpu_ns: self.clock.silent().1, pinged: false };
-                        }
-                    }
-                }
-            }
-        };
-        // What it printed before it ended.
-        while let Some(line) = stdout.next().await {
-            self.hear(line).await;
-        }
-        while let Some(line) = stderr.next().await {
-            if let Line::Plain(line) = line {
-                self.note_stderr(line, &mut last_words);
-            }
-        }
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        let ending = self.asked.get().cloned().unwrap_or_else(|| self.why_it_ended(&status, &last_words));
-        self.ended.send_replace(Some(ending.clone()));
-        let left: Vec<Arc<Call>> = self.calls().values().cloned().collect();
-        for call in left {
-            self.settle(&call);
-        }
-        if let Some(function) = self.function.get().and_then(Weak::upgrade) {
-            let held = function.js().ended(&self, &ending);
-            if ending.is_fault() {
-                let why = ending.describe(&function.spec().limits);
-                function.log(Level::Error, LogSource::Node, None, format!("the function's process {why}"));
-            }
-            team::tell_held(&function, held);
-        }
-    }
-
-    /// A line of the process.
-    async fn hear(&self, line: Line) {
-        match line {
-            Line::Ready => {
-                self.is_ready.send_replace(true);
-            }
-            Line::Waits(id) => {
-                if let Some(call) = self.calls().get(&id) {
-                    call.waits.store(true, Relaxed);
-                }
-            }
-            Line::Done(id) => {
-                let call = self.calls().get(&id).cloned();
-                if let Some(call) = call {
-                    call.waits.store(false, Relaxed);
-                    self.settle(&call);
-                }
-            }
-            Line::Log { level, request, message } => {
-                let Some(function) = self.function.get().and_then(Weak::upgrade) else { return };
-                // A process can claim any request: only those count that run in it.
-                let request = request.filter(|id| self.calls().contains_key(id));
-                let source = if level >= Level::Warn { LogSource::Stderr } else { LogSource::Stdout };
-                let message = self.mapped(&function, message).await;
-                function.log(level, source, request, message);
-            }
-            Line::Plain(message) => {
-                if let Some(function) = self.function.get().and_then(Weak::upgrade) {
-                    function.log(Level::Info, LogSource::Stdout, None, message);
-                }
-            }
-        }
-    }
-
-    /// `message` with the places of the function's own sources in the stacks that it holds.
-    pub(super) async fn mapped(&self, function: &Function, message: String) -> String {
-        let module = stack::module(function);
-        if !message.contains(&module) {
-            return message;
-        }
-        let map = self.source_map.get_or_init(|| stack::load(function)).await;
-        match map {
-            Some(map) => stack::mapped(map, &module, &message),
-            None => message,
-        }
-    }
-
-    fn note_stderr(&self, line: String, last_words: &mut String) {
-        const LAST_WORDS_BYTES: usize = 4096;
-        if line.trim().is_empty() {
-            return;
-        }
-        if last_words.len() + line.len() < LAST_WORDS_BYTES {
-            last_words.push_str(&line);
-            last_words.push('\n');
-        }
-        if let Some(function) = self.function.get().and_then(Weak::upgrade) {
-            function.log(Level::Warn, LogSource::Stderr, None, line);
-        }
-    }
-
-    fn why_it_ended(&self, status: &str, last_words: &str) -> Ending {
-        let lacks_memory = last_words.lines().any(says_out_of_memory);
-        if lacks_memory || self.running.was_out_of_memory() {
-            return Ending::Memory;
-        }
-        match last_words.trim() {
-            "" => Ending::Crashed(status.to_owned()),
-            words => Ending::Crashed(format!("{status}: {words}")),
-        }
-    }
-
-    /// Charges what was used, and ends the process when that is too much.
-    fn tick(self: &Arc<Self>, watch: &mut Watch) {
-        let Some(function) = self.function.get().and_then(Weak::upgrade) else { return };
-        let limit = nanoseconds(function.spec().limits.cpu);
-        let (silent_ns, cpu_ns) = self.clock.silent();
-        let span = watch.since.elapsed();
-        if span >= BUSY_SPAN {
-            let used = cpu_ns.saturating_sub(watch.cpu_ns) as f64 / span.as_nanos() as f64;
-            self.is_busy.store(used >= BUSY_SHARE, Relaxed);
-            (watch.since, watch.cpu_ns) = (Instant::now(), cpu_ns);
-            if let Some(bytes) = self.running.memory_bytes() {
-                self.memory_bytes.store(bytes, Relaxed);
-            }
-        }
-        let calls: Vec<Arc<Call>> = self.calls().values().cloned().collect();
-        if calls.is_empty() {
-            return;
-        }
-        let is_spent =
-            |call: &Arc<Call>| !call.is_upgraded.load(Relaxed) && self.clock.so_far(call.began) > limit;
-        if silent_ns > limit || calls.iter().any(is_spent) {
-            return self.end(Ending::Cpu);
-        }
-        // Half of what it may compute without a sign of life: ask for one.
-        if silent_ns > limit / u64::from(PING_SHARE) {
-            if !std::mem::replace(&mut watch.pinged, true) {
-                tokio::spawn(Arc::clone(self).ping());
-            }
-        } else {
-            watch.pinged = false;
-        }
-        let now = Instant::now();
-        for call in calls {
-            call.run.holds_memory(self.memory_bytes.load(Relaxed));
-            // What goes on after the response has the time of the whole invocation.
-            let is_late = now > call.run.started + function.spec().limits.timeout;
-            if is_late && call.is_answered.load(Relaxed) && call.waits.swap(false, Relaxed) {
-                call.run.log(
-                    Level::Warn,
-                    LogSource::Node,
-                    format!(
-                        "what `waitUntil` was given is not over after limits.timeout = {}",
-                        humantime::format_duration(function.spec().limits.timeout)
-                    ),
-                );
-                self.settle(&call);
-            }
-        }
-    }
-
-    /// Asks for a sign of life.
-    async fn ping(self: Arc<Self>) {
-        let Ok(mut sender) = self.connection().await else { return };
-        let request = Request::builder().uri("/").header(&PING, "1").header(HOST, "localhost").body(full(Bytes::new()));
-        let Ok(request) = request else { return };
-        if let Ok(response) = sender.send_request(request).await
-            && response.into_body().collect().await.is_ok()
-        {
-            self.clock.is_alive();
-            self.keep(sender);
-        }
+    /// The invocation that the process knows by this number.
+    pub(super) fn call(&self, number: RequestId) -> Option<Arc<Call>> {
+        self.calls().get(&u64::try_from(number.0).ok()?).cloned()
     }
 }
 
@@ -657,13 +509,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.running.kill();
     }
-}
-
-/// What the watch remembers between two looks.
-struct Watch {
-    since: Instant,
-    cpu_ns: u64,
-    pinged: bool,
 }
 
 /// An invocation whose response is not through.
@@ -677,23 +522,43 @@ impl CallGuard {
         &self.process
     }
 
+    /// What the process knows the invocation by, in the form of a request id.
+    pub(super) fn number(&self) -> RequestId {
+        RequestId(u128::from(self.call.number))
+    }
+
+    /// The process has answered. `waits`: what `waitUntil` was given is open.
+    pub(super) fn answered(&self, waits: bool) {
+        self.call.has_answered.store(true, Relaxed);
+        self.call.waits.fetch_or(waits, Relaxed);
+    }
+
+    /// The response streams from now on.
+    pub(super) fn streams(&self) {
+        self.process.rest(&self.call);
+    }
+
     /// From now on it is a WebSocket.
     pub(super) fn upgraded(&self) {
         self.call.is_upgraded.store(true, Relaxed);
+        self.process.rest(&self.call);
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.call.is_answered.store(true, Relaxed);
+        self.call.is_over.store(true, Relaxed);
+        if self.call.waits.load(Relaxed) {
+            self.process.rest(&self.call);
+        }
         self.process.settle(&self.call);
     }
 }
 
-fn full(bytes: Bytes) -> Body {
+pub(super) fn full(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -2,16 +2,12 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::HOST,
-    uri::PathAndQuery,
-};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, uri::PathAndQuery};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
@@ -27,6 +23,7 @@ use crate::{
 };
 
 static FAILURE: HeaderName = HeaderName::from_static("x-minnow-failure");
+static WAITS: HeaderName = HeaderName::from_static("x-minnow-waits");
 
 /// Connections tried for one request: one that was idle may have been closed at this moment.
 const TRIES: u32 = 3;
@@ -50,33 +47,42 @@ async fn start_and_send(
     mut invocation: Invocation,
     ends: Instant,
 ) -> Option<Response<Body>> {
-    let process = match run.function.js().process(&run.function).await {
-        Ok((process, is_new)) => {
-            run.cold.store(is_new, std::sync::atomic::Ordering::Relaxed);
-            process
-        }
-        Err(failure) => {
-            note_load_failure(run, &failure);
-            return None;
-        }
-    };
     let upgrade = invocation.upgrade.take();
-    let call = process.begin(run, place);
+    let place = Arc::new(place);
     let mut request = to_process(run, invocation);
     for _ in 0..TRIES {
+        let (process, is_new) = match run.function.js().process(&run.function).await {
+            Ok(found) => found,
+            Err(failure) => {
+                note_load_failure(run, &failure);
+                return None;
+            }
+        };
+        run.cold.store(is_new, Relaxed);
+        // It was ended in this moment, for want of invocations.
+        let Some(call) = process.begin(run, &place) else { continue };
+        request.headers_mut().insert(&REQUEST, number_value(&call));
         let mut sender = match process.connection().await {
             Ok(sender) => sender,
-            Err(error) => return broke_off(run, &process, &error.to_string()).await,
+            Err(_) if process.has_ended() => continue,
+            Err(error) => {
+                note_guest_failure(run, Code::Internal, format!("the function's process takes no connection: {error}"));
+                return None;
+            }
         };
         match sender.try_send_request(request).await {
             Ok(response) => return answer(run, call, sender, response, upgrade, ends),
             Err(mut error) => match error.take_message() {
-                Some(unsent) if !process.has_ended() => request = unsent,
-                _ => return broke_off(run, &process, &error.into_error().to_string()).await,
+                Some(unsent) => request = unsent,
+                None => {
+                    note_broken(run, &process, &error.into_error()).await;
+                    return None;
+                }
             },
         }
     }
-    broke_off(run, &process, "it takes no connections").await
+    note_guest_failure(run, Code::FunctionExited, "the function's processes end as soon as they are started".into());
+    None
 }
 
 /// The request as the process gets it.
@@ -86,16 +92,15 @@ fn to_process(run: &Arc<Run>, invocation: Invocation) -> Request<Body> {
         let host = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
         head.headers.insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
     }
-    head.headers.insert(&REQUEST, id_value(run));
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     head.uri = Uri::from(path);
     head.version = Version::HTTP_11;
     Request::from_parts(head, RequestBody::new(run, body).boxed_unsync())
 }
 
-fn id_value(run: &Run) -> HeaderValue {
+fn number_value(call: &CallGuard) -> HeaderValue {
     // Hexadecimal digits are a valid value.
-    HeaderValue::try_from(run.id.to_string()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::try_from(call.number().to_string()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Makes of the head that the process sent what the client gets.
@@ -107,9 +112,10 @@ fn answer(
     upgrade: Option<Upgrade>,
     ends: Instant,
 ) -> Option<Response<Body>> {
+    let waits = response.headers_mut().remove(&WAITS).is_some();
+    call.answered(waits);
     if let Some(failure) = response.headers_mut().remove(&FAILURE) {
-        note_handler_failure(run, failure.as_bytes());
-        call.process().keep(sender);
+        note_handler_failure(run, call.process(), failure.as_bytes());
         return None;
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -119,13 +125,22 @@ fn answer(
         return Some(super::upgraded(run, call, response, upgrade));
     }
     run.returned();
-    let body = ResponseBody { inner: response, call: Some(call), sender: Some(sender), run: Arc::clone(run), ends, deadline: None };
+    let body = ResponseBody {
+        inner: response,
+        call: Some(call),
+        sender: Some(sender),
+        run: Arc::clone(run),
+        ends,
+        deadline: None,
+    };
     Some(body.into_response())
 }
 
 /// The bootstrap says that the handler gave no response.
-fn note_handler_failure(run: &Run, failure: &[u8]) {
+fn note_handler_failure(run: &Run, process: &Process, failure: &[u8]) {
     let code = match failure {
+        // V8 lets a handler know of an allocation that fails, as a RangeError.
+        b"threw" if process.retire_if_full(run.function.spec().limits.memory_bytes) => Code::MemoryLimit,
         b"threw" => Code::FunctionTrapped,
         b"not_a_response" => Code::InvalidResponse,
         _ => Code::NoResponse,
@@ -151,23 +166,18 @@ fn note_load_failure(run: &Run, failure: &LoadFailure) {
 }
 
 /// The connection to the process broke off: why, as far as it is known.
-async fn broke_off(run: &Run, process: &Process, error: &str) -> Option<Response<Body>> {
-    note_broken(run, process, error).await;
-    None
-}
-
-async fn note_broken(run: &Run, process: &Process, error: &str) {
-    match process.ending().await {
+async fn note_broken(run: &Run, process: &Process, error: &hyper::Error) {
+    // What is no HTTP was sent by a process that lives.
+    let ending = if error.is_parse() || run.broken_request().is_some() { None } else { process.ending().await };
+    match ending {
         Some(ending) => {
             run.fail(ending.code());
             let why = ending.describe(&run.function.spec().limits);
             run.log(Level::Error, LogSource::Node, format!("ended with the function's process, which {why}"));
         }
-        None => note_guest_failure(
-            run,
-            Code::InvalidResponse,
-            format!("the function's response cannot be read: {error}"),
-        ),
+        None => {
+            note_guest_failure(run, Code::InvalidResponse, format!("the function's response cannot be read: {error}"))
+        }
     }
 }
 
@@ -194,6 +204,8 @@ impl ResponseBody<Response<Incoming>> {
         };
         if body.inner.is_end_stream() {
             body.finish();
+        } else if let Some(call) = &body.call {
+            call.streams();
         }
         Response::from_parts(parts, body.boxed_unsync())
     }
@@ -203,7 +215,10 @@ impl ResponseBody<Incoming> {
     /// The response is through: the connection is free for the next request.
     fn finish(&mut self) {
         if let (Some(call), Some(sender)) = (self.call.take(), self.sender.take()) {
-            call.process().keep(sender);
+            // A connection on which the request still comes in would make the next one wait for that.
+            if self.run.has_read_request() {
+                call.process().keep(sender);
+            }
         }
     }
 }
@@ -228,7 +243,7 @@ impl http_body::Body for ResponseBody<Incoming> {
             Poll::Ready(Some(Err(error))) => {
                 // Why is known a moment later; the client only hears that the response is not whole.
                 if let Some(call) = this.call.take() {
-                    let (run, error) = (Arc::clone(&this.run), error.to_string());
+                    let run = Arc::clone(&this.run);
                     tokio::spawn(async move { note_broken(&run, call.process(), &error).await });
                 }
                 Poll::Ready(Some(Err(BodyError::Guest)))

@@ -106,7 +106,16 @@ mod tests {
 
     #[test]
     fn what_is_no_place_stays_as_it_is() {
-        for text in ["", "api.js:", "api.js:1", "my-api.js:1:5", "src/api.js:1:5", "api.js:0:0", "api.js:99999999999:1", "api.js:1:x"] {
+        for text in [
+            "",
+            "api.js:",
+            "api.js:1",
+            "my-api.js:1:5",
+            "src/api.js:1:5",
+            "api.js:0:0",
+            "api.js:99999999999:1",
+            "api.js:1:x",
+        ] {
             assert_eq!(mapped(&map(), "api.js:", text), text);
         }
     }

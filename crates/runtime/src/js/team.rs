@@ -6,11 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt as _, future::{BoxFuture, Shared}};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use minnow_model::{Level, LogSource};
 use tokio_util::sync::CancellationToken;
 
-use super::process::{Ending, LoadFailure, Process};
+use super::{
+    Use,
+    process::{Ending, LoadFailure, Process},
+};
 use crate::Function;
 
 /// Invocations that have to be in a busy process before another one is started for the function.
@@ -39,19 +45,24 @@ impl Team {
         let starting = {
             let mut state = self.state();
             state.processes.retain(|process| !process.has_ended());
-            let least = state.processes.iter().min_by_key(|process| process.load_of()).cloned();
+            let least = state
+                .processes
+                .iter()
+                .filter(|process| !process.is_retired())
+                .min_by_key(|process| process.load_of())
+                .cloned();
             match least {
                 Some(process) => {
                     let is_crowded = process.is_busy() && process.load_of() >= CROWD;
                     if is_crowded && state.starting.is_none() && state.processes.len() < most(function) {
                         // It goes on without anybody waiting; whether it comes to something is seen by the next request.
-                        drop(self.start(&mut state, function));
+                        drop(self.start(&mut state, function, Use::Help));
                     }
                     return Ok((process, false));
                 }
                 None => match &state.starting {
                     Some(starting) => starting.clone(),
-                    None => self.start(&mut state, function)?,
+                    None => self.start(&mut state, function, Use::Request)?,
                 },
             }
         };
@@ -59,19 +70,30 @@ impl Team {
     }
 
     /// Starts a process in a task of its own: whoever waits for it may go away.
-    fn start(&self, state: &mut State, function: &Arc<Function>) -> Result<Starting, LoadFailure> {
+    fn start(&self, state: &mut State, function: &Arc<Function>, use_of: Use) -> Result<Starting, LoadFailure> {
         if let Some(left) = state.deaths.held_for(Instant::now()) {
             return Err(LoadFailure::HeldBack(left));
         }
         let function = Arc::clone(function);
         let engine = Arc::clone(function.runtime().js());
-        let task = engine.spawner().spawn(async move {
-            let started = function.runtime().js().start(&function).await;
-            function.js().started(&function, &started);
-            started
+        let task = engine.spawner().spawn({
+            let function = Arc::clone(&function);
+            async move {
+                let started = function.runtime().js().start(&function, use_of).await;
+                function.js().started(&function, &started);
+                started
+            }
         });
         let starting = async move {
-            task.await.unwrap_or_else(|error| Err(LoadFailure::Crashed(error.to_string())))
+            match task.await {
+                Ok(started) => started,
+                // It panicked, or the node is stopping.
+                Err(error) => {
+                    let failed = Err(LoadFailure::Crashed(error.to_string()));
+                    function.js().started(&function, &failed);
+                    failed
+                }
+            }
         };
         let starting = starting.boxed().shared();
         state.starting = Some(starting.clone());
@@ -87,12 +109,13 @@ impl Team {
                 drop(state);
                 function.is_warm();
             }
-            Err(LoadFailure::Full | LoadFailure::Unavailable(_) | LoadFailure::HeldBack(_)) => {}
-            Err(_) => {
+            // Those of the process itself are counted when it has ended.
+            Err(LoadFailure::Module(_) | LoadFailure::Timeout(_)) => {
                 let held = state.deaths.record(Instant::now());
                 drop(state);
                 tell_held(function, held);
             }
+            Err(_) => {}
         }
     }
 
@@ -105,19 +128,9 @@ impl Team {
 
     /// Ends processes that nobody used for `idle`. Returns how many are left.
     pub(crate) fn cool(&self, idle: Duration) -> usize {
-        let mut gone = Vec::new();
         let mut state = self.state();
-        state.processes.retain(|process| {
-            let stays = process.idle_for() < idle && !process.has_ended();
-            if !stays {
-                gone.push(Arc::clone(process));
-            }
-            stays
-        });
-        let left = state.processes.len() + usize::from(state.starting.is_some());
-        drop(state);
-        gone.iter().for_each(|process| process.end(Ending::Unneeded));
-        left
+        state.processes.retain(|process| !process.has_ended() && (process.idle_for() < idle || !process.end_if_idle()));
+        state.processes.len() + usize::from(state.starting.is_some())
     }
 
     /// How long the process that was idle longest has been so.
@@ -171,8 +184,7 @@ impl Drop for Team {
 
 /// How many processes one function may have: each computes on one core, and has to have an invocation.
 fn most(function: &Function) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.min(function.spec().limits.concurrency as usize)
+    function.runtime().js().cores().min(function.spec().limits.concurrency as usize)
 }
 
 /// Says in the function's log that it is held back.

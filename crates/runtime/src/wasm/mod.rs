@@ -27,8 +27,8 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 pub(crate) use code::{Code, LoadError};
-pub(crate) use failure::{note_guest_failure, note_timeout};
 pub(crate) use engine::{Engines, Flavor, config};
+pub(crate) use failure::{note_guest_failure, note_timeout};
 pub(crate) use http02::WarmInstance;
 pub(crate) use reuse03::Crew;
 pub(crate) use state::Owner;

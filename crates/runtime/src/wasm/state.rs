@@ -406,6 +406,7 @@ mod tests {
     use futures::poll;
     use http_body_util::{BodyExt as _, Empty};
     use minnow_model::{Digest, LimitCaps, Tenant};
+    use minnow_store::{Blobs, DataDir};
     use minnow_telemetry::{LogConfig, Logs, Metrics};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -415,7 +416,10 @@ mod tests {
     use wasmtime_wasi_http::Error;
 
     use super::*;
-    use crate::{CompileLimits, FunctionSpec, GuestKind, Runtime, RuntimeConfig, TraceContext, egress::MAX_OUTBOUND};
+    use crate::{
+        CompileLimits, FunctionCode, FunctionSpec, GuestKind, JsConfig, Runtime, RuntimeConfig, TraceContext,
+        egress::MAX_OUTBOUND,
+    };
 
     /// A host that answers every request with half a body.
     async fn host() -> SocketAddr {
@@ -449,6 +453,9 @@ mod tests {
             private_networks: vec!["127.0.0.0/8".parse().unwrap()],
             outbound_connections: 1024,
             executable: "/bin/false".into(),
+            data_dir: dir.to_owned(),
+            blobs: Arc::new(Blobs::open(&DataDir::open(&dir.join("data")).unwrap()).unwrap()),
+            js: JsConfig::default(),
         };
         let logs = Logs::open(&dir.join("logs"), LogConfig::default()).unwrap();
         let spec = FunctionSpec {
@@ -456,8 +463,7 @@ mod tests {
             app: "app".parse().unwrap(),
             version: "0.1.0".parse().unwrap(),
             function: "web".parse().unwrap(),
-            code: Digest::of(b"code"),
-            kind: GuestKind::Http02,
+            code: FunctionCode::Wasm { digest: Digest::of(b"code"), kind: GuestKind::Http02 },
             env: Arc::default(),
             egress: Arc::new([format!("http://{host}").parse().unwrap()]),
             instances: Default::default(),

@@ -258,6 +258,7 @@ fn request(dir: &Path, job: &Job<'_>, key: u32) -> Value {
         "--loader:.css=text",
         "--loader:.module.css=text",
         // The module is loaded from memory, and has no folder.
+        "--define:import.meta.main=true",
         "--define:import.meta.url=\"file:///function.js\"",
         "--define:import.meta.filename=\"/function.js\"",
         "--define:import.meta.dirname=\"/\"",

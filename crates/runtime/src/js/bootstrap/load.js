@@ -252,7 +252,26 @@ function answered(response, invocation) {
   }
   if (inner.status === 101) response = answeredSwitching(response, invocation);
   else if (hasOwnHeader(inner.headerList)) response = withoutOwnHeaders(response);
-  invocationAnswered(invocation);
+  invocation.answered = true;
+  // With the response itself: a record might come after it, and the node would not know that the invocation goes on.
+  if (invocation.open > 0) {
+    invocation.waiting = true;
+    response = withHeader(response, "x-minnow-waits", "1");
+  }
+  return response;
+}
+
+function copyOf(list) {
+  const copy = [];
+  for (let i = 0; i < list.length; i++) push(copy, list[i]);
+  return copy;
+}
+
+function withHeader(response, name, value) {
+  responseHeaders(response); // Ends the fast path, which has a copy of the list.
+  const headers = copyOf(response[RESPONSE].headerList);
+  push(headers, [name, value]);
+  response[RESPONSE].headerList = headers;
   return response;
 }
 
@@ -279,7 +298,8 @@ function withoutOwnHeaders(response) {
 /** Deno ends the whole server when an upgraded request is answered with anything but its upgrade's response. */
 function answeredUpgraded(response, invocation) {
   const upgrade = invocation.upgrade;
-  if (response !== upgrade.response) {
+  // Middleware may have made another response of it, with headers of its own: what counts is that it switches protocols.
+  if (response !== upgrade.response && response?.[RESPONSE]?.status !== 101) {
     if (response !== null) {
       log("error", "the request was upgraded, but the handler did not return the upgrade's response", invocation.id);
     }

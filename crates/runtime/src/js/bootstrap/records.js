@@ -1,8 +1,16 @@
 // Records: one line of standard output each, which the node reads. It starts with RECORD, which a JSON text never contains.
 
 const RECORD = "\x1e";
-/** A longer message is cut, in UTF-16 units: enough for a deep stack, and a line that fits the node's buffer many times. */
-const MAX_MESSAGE = 64 * 1024;
+/**
+ * A longer message is cut, in UTF-16 units. The node keeps 16 KiB of a message, and reads lines of six times that: a
+ * character has up to six bytes as an escape of JSON, up to three otherwise.
+ */
+const MAX_MESSAGE = 16 * 1024;
+/**
+ * The same for why a module could not be loaded, which is a message and a stack: the node reads 64 KiB of both. In UTF-16
+ * units too, so that twice 5 Ki fit at six bytes each.
+ */
+const MAX_LOAD_FAILURE = 5 * 1024;
 /** By the number that Deno's console gives its printer; the last is `console.trace`. */
 const LEVELS = freeze(["debug", "info", "warn", "error", "debug"]);
 const TRACE = 4;
@@ -26,9 +34,12 @@ function log(level, message, id = currentId()) {
   record(`{"t":"log","l":"${level}","r":${id === "" ? null : `"${id}"`},"m":${text}}`);
 }
 
-function cut(message) {
-  const excess = message.length - MAX_MESSAGE;
-  return excess > 0 ? `${slice(message, 0, MAX_MESSAGE)}… (${excess} more characters)` : message;
+const toWellFormed = uncurry(String.prototype.toWellFormed);
+
+/** Also mends half characters, by a cut or the function's own: JSON would hold escapes that the node cannot read. */
+function cut(message, max = MAX_MESSAGE) {
+  const excess = message.length - max;
+  return toWellFormed(excess > 0 ? `${slice(message, 0, max)}… (${excess} more characters)` : message);
 }
 
 /** Names the bundle instead of its blob URL, and leaves out the stack frames of this script and of Deno. */

@@ -7,6 +7,8 @@ function replace(object, name, value) {
 }
 
 const { NotCapable } = Deno.errors;
+const ObjectPrototype = Object.prototype;
+const tryToDefine = Reflect.defineProperty;
 
 function refuse(object, name, reason) {
   // No arrow function: it may be called with `new`.
@@ -14,6 +16,31 @@ function refuse(object, name, reason) {
     throw new NotCapable(reason);
   });
 }
+
+const ONE_THREAD = "Worker: a function runs on one thread; concurrent requests share it";
+
+// The Worker of `node:worker_threads` too: V8 ends the process when it finds no room for the code of a second thread. Deno
+// loads that module when it is first needed, first tells its internals of it, and then assigns its exports to an empty object:
+// all in one go, so nobody else sees the setter on Object.prototype. Where the function has frozen that, it keeps Deno's Worker.
+defineProperty(internals, "__initWorkerThreads", {
+  __proto__: null,
+  set(init) {
+    replace(internals, "__initWorkerThreads", init);
+    tryToDefine(ObjectPrototype, "Worker", {
+      __proto__: null,
+      set() {
+        delete ObjectPrototype.Worker;
+        refuse(this, "Worker", ONE_THREAD);
+      },
+      configurable: true,
+    });
+  },
+  configurable: true,
+});
+
+// What `process.argv` is made of when it is first needed, in place of how the node calls Deno.
+internals.__nodeBootstrapArgs.denoArgs = [];
+replace(Deno, "mainModule", "file:///function.js");
 
 /** Called before the function's module is imported. */
 function seal(env) {
@@ -31,7 +58,7 @@ function seal(env) {
   refuse(Deno, "exit", "Deno.exit: a function's process serves other requests too");
   refuse(Deno, "kill", "Deno.kill: a function has no processes but its own");
   refuse(globalThis, "close", "close: a function's process serves other requests too");
-  refuse(globalThis, "Worker", "Worker: a function runs on one thread; concurrent requests share it");
+  refuse(globalThis, "Worker", ONE_THREAD);
   // They keep files, which a function has no place for.
   delete globalThis.localStorage;
   delete globalThis.caches;

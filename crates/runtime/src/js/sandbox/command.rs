@@ -27,6 +27,8 @@ pub(super) fn args(memory_bytes: u64) -> Vec<String> {
     args.push("--deny-import".into());
     args.push("--allow-net".into());
     args.push("--allow-env".into());
+    // What packages for logs and metrics ask for when they are loaded; the sandbox has a name of its own for its host.
+    args.push("--allow-sys=hostname,osRelease,cpus,homedir,uid,gid".into());
     args.push(BOOT.into());
     args.push(format!("{RUN}/http"));
     args.push(format!("{RUN}/egress"));

@@ -139,8 +139,10 @@ fn in_child(attempt: impl FnOnce() -> Step<()>) -> Step<Result<(), String>> {
             drop(writer);
             let mut reason = String::new();
             step("cannot read from a child", (&reader).take(4096).read_to_string(&mut reason))?;
-            let waited =
-                step("cannot wait for a child", rustix::io::retry_on_intr(|| waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty())))?;
+            let waited = step(
+                "cannot wait for a child",
+                rustix::io::retry_on_intr(|| waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty())),
+            )?;
             let succeeded = waited.is_some_and(|(_, status)| status.exit_status() == Some(0));
             Ok(match succeeded {
                 true => Ok(()),
