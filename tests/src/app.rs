@@ -58,6 +58,21 @@ impl App {
         app
     }
 
+    /// The app `name` with one function `web` in JavaScript that gets every request. `settings` are further lines of its
+    /// manifest, which may go on to `[functions.web.limits]`.
+    pub fn of_js(name: &str, source: &str, settings: &str) -> Self {
+        Self::new(name).js("web", "web.js", source, &format!("routes = [\"/{{*rest}}\"]\n{settings}"))
+    }
+
+    /// Adds a function in JavaScript or TypeScript whose entry is this file.
+    #[must_use]
+    pub fn js(self, name: &str, file: &str, source: &str, settings: &str) -> Self {
+        let mut app = self.file(file, source);
+        let _ = write!(app.manifest, "\n[functions.{name}]\njs = \"{file}\"\n{settings}\n");
+        app.write_manifest();
+        app
+    }
+
     /// Adds lines at the top of the manifest.
     #[must_use]
     pub fn top(mut self, lines: &str) -> Self {

@@ -297,6 +297,20 @@ impl Node {
         answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The processes for JavaScript that the node has started and that have not ended.
+    pub fn js_processes(&self) -> Vec<u32> {
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // PID (NAME) STATE PARENT
+            let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+            let state = fields.next();
+            let is_child = fields.next().and_then(|parent| parent.parse().ok()) == Some(self.pid);
+            is_child && state != Some("Z") && stat.contains("(deno)")
+        })
+        .collect()
+    }
+
     /// Memory that the node has in RAM, in bytes.
     pub fn rss_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();

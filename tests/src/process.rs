@@ -17,6 +17,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
 
+use crate::toolchains;
+
 /// What came of a process that has ended.
 #[derive(Debug, Clone)]
 pub struct Ran {
@@ -42,7 +44,8 @@ impl Ran {
     }
 }
 
-/// A command whose environment has nothing of the tests' own but the way to programs and temporary files.
+/// A command whose environment has nothing of the tests' own but the way to programs, temporary files, and what Minnow has
+/// installed for JavaScript.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -51,6 +54,8 @@ pub(crate) fn command(program: &Path) -> Command {
             command.env(name, value);
         }
     }
+    // Every user and node of the tests has a home of its own, and would install them anew.
+    command.env("MINNOW_TOOLS_DIR", toolchains::js_tools_dir());
     command
 }
 

@@ -16,7 +16,10 @@ use prost::Message as _;
 /// A request that arrived: the lines of its head, in lower case, and its body.
 pub type Received = (Vec<String>, Vec<u8>);
 
-/// An HTTP/1.1 server on loopback that answers every request with 200 and a text, and remembers them.
+/// What a server answers: status line, headers and body, as they are on the wire.
+type Answering = dyn Fn(&Received) -> String + Send + Sync;
+
+/// An HTTP/1.1 server on loopback that remembers what it was asked.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pub address: SocketAddr,
@@ -30,16 +33,30 @@ struct Seen {
 }
 
 impl Upstream {
-    /// Starts one. It ends with the tests.
+    /// Starts one that answers every request with 200 and a text. It ends with the tests.
     pub fn start(text: &'static str) -> Self {
+        Self::answering(move |_| answer("200 OK", "", text))
+    }
+
+    /// Starts one that sends every request on to the URL in its query: `/?to=URL`.
+    pub fn redirecting(status: &'static str) -> Self {
+        Self::answering(move |(head, _)| {
+            let url = head[0].split_once("?to=").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
+            answer(status, &format!("location: {url}\r\n"), "")
+        })
+    }
+
+    /// Starts one that answers what `answering` says.
+    pub fn answering(answering: impl Fn(&Received) -> String + Send + Sync + 'static) -> Self {
+        let answering: Arc<Answering> = Arc::new(answering);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let upstream = Self { address: listener.local_addr().unwrap(), seen: Arc::default() };
         let seen = Arc::clone(&upstream.seen);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let seen = Arc::clone(&seen);
+                let (seen, answering) = (Arc::clone(&seen), Arc::clone(&answering));
                 seen.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
-                thread::spawn(move || serve(stream, text, &seen));
+                thread::spawn(move || serve(stream, &*answering, &seen));
             }
         });
         upstream
@@ -115,7 +132,12 @@ impl Silent {
     }
 }
 
-fn serve(stream: TcpStream, text: &str, seen: &Mutex<Seen>) {
+/// A response with this status, further header lines, and body.
+pub fn answer(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+fn serve(stream: TcpStream, answering: &Answering, seen: &Mutex<Seen>) {
     let mut stream = BufReader::new(stream);
     loop {
         let lines = stream.by_ref().lines().map_while(Result::ok);
@@ -128,8 +150,9 @@ fn serve(stream: TcpStream, text: &str, seen: &Mutex<Seen>) {
         if stream.read_exact(&mut body).is_err() {
             return;
         }
-        seen.lock().unwrap_or_else(PoisonError::into_inner).requests.push((head, body));
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let received = (head, body);
+        let answer = answering(&received);
+        seen.lock().unwrap_or_else(PoisonError::into_inner).requests.push(received);
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {
             return;
         }

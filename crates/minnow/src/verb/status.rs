@@ -8,7 +8,7 @@ use minnow_control::api_types::{AppStatus, FunctionStatus, VersionTraffic};
 use super::deploy::shares;
 use crate::{
     cli::{AppArgs, JsonArg, ServerArgs},
-    output::{self, BOLD, DIM},
+    output::{self, BOLD, DIM, YELLOW},
 };
 
 /// How many deployments the history shows; --json has them all.
@@ -118,7 +118,16 @@ fn functions(functions: &[FunctionStatus]) -> anyhow::Result<()> {
             routes.join(", "),
         ]);
     }
-    output::print_table(table)
+    output::print_table(table)?;
+    for function in functions {
+        if let Some(held_s) = function.held_back_s {
+            output::line(format_args!(
+                "{YELLOW}held back{YELLOW:#} {} {}: its processes keep failing; it is started again in {held_s} s (see `minnow logs`)",
+                function.function, function.version
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Default for JsConfig {
 }
 
 /// How long a request waits for memory that ended processes give back.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// What a process is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,7 +355,8 @@ impl Engine {
                     None => break,
                 }
             }
-            if freed == 0 || tokio::time::timeout_at(ends.into(), given_back).await.is_err() {
+            // Also where there is nothing left to end: processes that end by themselves give their memory back, too.
+            if tokio::time::timeout_at(ends.into(), given_back).await.is_err() {
                 return took();
             }
         }

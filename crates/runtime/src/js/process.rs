@@ -1,7 +1,7 @@
 //! One Deno process: how it is spoken to and ended. `watch` looks after it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -34,8 +34,10 @@ use crate::{Function, invocation::Body, meter::Run, runtime::Place};
 /// How often a process is looked at while something runs in it: as exact as CPU time is enforced.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// From this share of its memory on, a process in which a handler failed counts as full: 85 %. An array of 10 MiB that finds no room
-/// in 128 MiB is such a failure.
+/// How many invocations are remembered after their end. A line is read some milliseconds after it was printed.
+const ENDED_CALLS: usize = 1024;
+
+/// From this share of its memory on, a process in which a handler failed counts as full: 85 %.
 const FULL: (u64, u64) = (17, 20);
 
 /// How long the node waits to learn why a process ended whose connection broke off.
@@ -111,7 +113,7 @@ pub enum LoadFailure {
     /// The module itself: what the bootstrap says of it.
     #[error("{0}")]
     Module(String),
-    #[error("the module was not loaded within {}; a top-level `await` that never ends?", humantime::format_duration(*.0))]
+    #[error("the module was not loaded within {}; a top-level `await` that never ends, or an endless loop?", humantime::format_duration(*.0))]
     Timeout(Duration),
     #[error("loading the module took more than {} of CPU time; an endless loop at its top level?", humantime::format_duration(*.0))]
     Cpu(Duration),
@@ -150,6 +152,8 @@ pub(super) struct Process {
     /// By the number under which the process knows them: a client may give two requests the same id, that of its trace.
     calls: Mutex<HashMap<u64, Arc<Call>>>,
     next_call: AtomicU64,
+    /// The last invocations that ended, with their ids: what they printed may be read later.
+    ended_calls: Mutex<VecDeque<(u64, RequestId)>>,
     /// The function that it serves, once that is loaded.
     pub(super) function: OnceLock<Weak<Function>>,
     /// Why it is being ended; the first reason stays.
@@ -205,6 +209,7 @@ impl Process {
             idle: Mutex::default(),
             calls: Mutex::default(),
             next_call: AtomicU64::new(0),
+            ended_calls: Mutex::default(),
             function: OnceLock::new(),
             asked: OnceLock::new(),
             ended: watch::Sender::new(None),
@@ -375,7 +380,17 @@ impl Process {
     /// Ends the invocation if nothing of it is left.
     pub(super) fn settle(&self, call: &Arc<Call>) {
         let is_over = call.is_over.load(Relaxed) && (!call.waits.load(Relaxed) || self.ended.borrow().is_some());
-        if !is_over || self.calls().remove(&call.number).is_none() {
+        if !is_over || !self.calls().contains_key(&call.number) {
+            return;
+        }
+        {
+            let mut ended = self.ended_calls.lock().unwrap_or_else(PoisonError::into_inner);
+            if ended.len() >= ENDED_CALLS {
+                ended.pop_front();
+            }
+            ended.push_back((call.number, call.run.id));
+        }
+        if self.calls().remove(&call.number).is_none() {
             return;
         }
         let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
@@ -392,14 +407,15 @@ impl Process {
         self.clock.rest(&mut call.began.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether the process has next to nothing left of its memory. Then it gets no more invocations: what fills it may be held
-    /// for good, and every other one would fail for it.
-    pub(super) fn retire_if_full(&self, limit_bytes: u64) -> bool {
-        let is_full = self.running.memory_bytes().is_some_and(|bytes| bytes >= limit_bytes / FULL.1 * FULL.0);
-        if is_full {
-            self.is_retired.store(true, Relaxed);
-        }
-        is_full
+    /// Whether the process has next to nothing left of its memory.
+    pub(super) fn is_full(&self, limit_bytes: u64) -> bool {
+        self.running.memory_bytes().is_some_and(|bytes| bytes >= limit_bytes / FULL.1 * FULL.0)
+    }
+
+    /// The process found no memory. It gets no more invocations: what fills it may be held for good, and every other one would
+    /// fail for it.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -497,6 +513,16 @@ impl Process {
 
     pub(super) fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request id of an invocation that runs, or ran a moment ago.
+    pub(super) fn id_of(&self, number: RequestId) -> Option<RequestId> {
+        if let Some(call) = self.call(number) {
+            return Some(call.run.id);
+        }
+        let number = u64::try_from(number.0).ok()?;
+        let ended = self.ended_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, id)| *id)
     }
 
     /// The invocation that the process knows by this number.

@@ -138,9 +138,13 @@ fn answer(
 
 /// The bootstrap says that the handler gave no response.
 fn note_handler_failure(run: &Run, process: &Process, failure: &[u8]) {
+    // V8 lets a handler know of an allocation that fails, as a RangeError.
+    let lacks_memory = failure == b"memory" || process.is_full(run.function.spec().limits.memory_bytes);
     let code = match failure {
-        // V8 lets a handler know of an allocation that fails, as a RangeError.
-        b"threw" if process.retire_if_full(run.function.spec().limits.memory_bytes) => Code::MemoryLimit,
+        b"threw" | b"memory" if lacks_memory => {
+            process.retire();
+            Code::MemoryLimit
+        }
         b"threw" => Code::FunctionTrapped,
         b"not_a_response" => Code::InvalidResponse,
         _ => Code::NoResponse,

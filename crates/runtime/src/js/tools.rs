@@ -4,6 +4,10 @@
 //! there is JavaScript. A program of exactly the right release on `PATH` is used; else the one in the tools folder; else
 //! npm installs it there. npm is called by name and with the user's own configuration, so that a company's registry and
 //! proxy are used.
+//!
+//! What npm installs is used only if it has the bytes that are pinned here, whatever registry it comes from. A program on
+//! `PATH` is the operator's own: who decides what is there decides what runs, so it is only asked for its release, and one
+//! built by a distribution has other bytes.
 
 use std::{
     env,
@@ -11,12 +15,13 @@ use std::{
     fmt,
     fs::{self, File, TryLockError},
     io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
+use minnow_model::{Digest, digest::Digester};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::Command,
@@ -28,6 +33,67 @@ pub const DENO_VERSION: &str = "2.9.6";
 /// The release of esbuild that bundles functions. Another one can make other bytes of the same sources, and talks another
 /// protocol.
 pub const ESBUILD_VERSION: &str = "0.28.2";
+
+/// npm's program of the release above for each machine, and its SHA-256: of the file that the package of this name holds.
+/// To be renewed with the release, for all machines: `npm pack`, `tar`, `sha256sum`.
+const PROGRAMS: [(Tool, &str, &str, &str, &str); 8] = [
+    (
+        Tool::Deno,
+        "linux",
+        "x86_64",
+        "@deno/linux-x64-glibc/deno",
+        "sha256:bceb5b6a6239b0b010418406d8c77a508f67cf4337d94288f1c19fe71304aab0",
+    ),
+    (
+        Tool::Deno,
+        "linux",
+        "aarch64",
+        "@deno/linux-arm64-glibc/deno",
+        "sha256:d08d392418df53f4e6e88a08909c0e1bccbf9adcead7232df72b6ad6075ec416",
+    ),
+    (
+        Tool::Deno,
+        "macos",
+        "x86_64",
+        "@deno/darwin-x64/deno",
+        "sha256:ec9fbd8e8f5f6ca5ceb0ebe4a564636f2c698bf60e3187460ded400cc0147fd5",
+    ),
+    (
+        Tool::Deno,
+        "macos",
+        "aarch64",
+        "@deno/darwin-arm64/deno",
+        "sha256:b3ac3bd206e48c26026cadd80c1367e96c149f9c66130952382a642b09fa8a71",
+    ),
+    (
+        Tool::Esbuild,
+        "linux",
+        "x86_64",
+        "@esbuild/linux-x64/bin/esbuild",
+        "sha256:e1698a3d5c6c0798fee4fd3b5cc816651f460c63d390a7a26ea4beb0b1884100",
+    ),
+    (
+        Tool::Esbuild,
+        "linux",
+        "aarch64",
+        "@esbuild/linux-arm64/bin/esbuild",
+        "sha256:90bd269553d258e80b19e3ccab4f98f0831f87442a2f056510ce24fd1b425fc2",
+    ),
+    (
+        Tool::Esbuild,
+        "macos",
+        "x86_64",
+        "@esbuild/darwin-x64/bin/esbuild",
+        "sha256:7fe5c9c905fff0a05d92db98929434ab4d3b6dd92d7a7688922db74380c75df3",
+    ),
+    (
+        Tool::Esbuild,
+        "macos",
+        "aarch64",
+        "@esbuild/darwin-arm64/bin/esbuild",
+        "sha256:10b6243df618d374bb2d5c9cfbe7052e1405f6aa4e53a6164f11a91b9f2e1384",
+    ),
+];
 
 /// The variable that names the folder in which tools are installed.
 pub const FOLDER_VARIABLE: &str = "MINNOW_TOOLS_DIR";
@@ -69,20 +135,21 @@ impl Tool {
         }
     }
 
+    /// npm's program for this machine, below `node_modules`, and its digest.
+    fn for_this_machine(self) -> Option<(&'static str, &'static str)> {
+        let machine = (self, env::consts::OS, env::consts::ARCH);
+        let (.., program, digest) = PROGRAMS.into_iter().find(|(tool, os, arch, ..)| (*tool, *os, *arch) == machine)?;
+        Some((program, digest))
+    }
+
     /// Where npm puts the program, in the folder that it installs into. `None`: there is none for this machine.
     fn in_npm_folder(self) -> Option<String> {
-        let machine = match (env::consts::OS, env::consts::ARCH) {
-            ("linux", "x86_64") => "linux-x64",
-            ("linux", "aarch64") => "linux-arm64",
-            ("macos", "x86_64") => "darwin-x64",
-            ("macos", "aarch64") => "darwin-arm64",
-            _ => return None,
-        };
-        Some(match self {
-            Self::Deno if cfg!(target_os = "linux") => format!("node_modules/@deno/{machine}-glibc/deno"),
-            Self::Deno => format!("node_modules/@deno/{machine}/deno"),
-            Self::Esbuild => format!("node_modules/@esbuild/{machine}/bin/esbuild"),
-        })
+        self.for_this_machine().map(|(program, _)| format!("node_modules/{program}"))
+    }
+
+    /// What it has to be, byte for byte, where npm installed it.
+    fn pinned(self) -> Option<Digest> {
+        self.for_this_machine()?.1.parse().ok()
     }
 
     /// The name of its folder in the tools folder, which machines of several kinds may share.
@@ -222,6 +289,8 @@ pub struct Tools {
     folders: Vec<PathBuf>,
     /// The folders of `PATH`.
     search: Vec<PathBuf>,
+    /// [`Tool::pinned`], but in tests.
+    pinned: fn(Tool) -> Option<Digest>,
 }
 
 impl Tools {
@@ -250,7 +319,7 @@ impl Tools {
             folders.extend(cache.map(|cache| absolute(cache.join("minnow/tools"))));
             folders.extend(data_dir.map(|folder| absolute(folder.join("tools"))));
         }
-        Self { folders, search }
+        Self { folders, search, pinned: Tool::pinned }
     }
 
     /// The program, if there is one; nothing is installed.
@@ -263,30 +332,35 @@ impl Tools {
         if let Some(found) = self.look(tool, progress).await {
             return Ok(found);
         }
-        let Some(program) = tool.in_npm_folder() else { return Err(ToolError::Machine { tool }) };
+        let (Some(program), Some(pinned)) = (tool.in_npm_folder(), (self.pinned)(tool)) else {
+            return Err(ToolError::Machine { tool });
+        };
         let folder = self.writable_folder(tool)?;
         let npm = self.npm().ok_or_else(|| ToolError::NoNpm { tool, folder: folder.clone() })?;
         let started = Instant::now();
         let _lock = lock(tool, &folder, progress).await?;
         // Another process may have installed it since.
-        if let Some(found) = self.in_folders(tool) {
+        if let Some(found) = self.in_folders(tool, &|_| {}).await {
             return Ok(found);
         }
         progress(&Step::Installing { tool, folder: folder.clone() });
-        let path = install(tool, &npm, &program, &folder).await?;
+        let path = install(tool, &npm, &program, pinned, &folder).await?;
         progress(&Step::Installed { tool, path: path.clone(), took: started.elapsed() });
         Ok(Found { tool, path, origin: Origin::Installed })
     }
 
     async fn look(&self, tool: Tool, progress: &(dyn Fn(&Step) + Sync)) -> Option<Found> {
-        match self.on_path(tool).await {
+        let on_path = match self.on_path(tool).await {
             Some((path, None)) => return Some(Found { tool, path, origin: Origin::Path }),
-            Some((path, Some(why))) if self.in_folders(tool).is_none() => {
-                progress(&Step::PassedOver { tool, path, why });
-            }
-            _ => {}
+            on_path => on_path,
+        };
+        let found = self.in_folders(tool, progress).await;
+        if let Some((path, Some(why))) = on_path
+            && found.is_none()
+        {
+            progress(&Step::PassedOver { tool, path, why });
         }
-        self.in_folders(tool)
+        found
     }
 
     /// The program that a shell would run, and why it cannot be used.
@@ -301,11 +375,20 @@ impl Tools {
         Some((path, why))
     }
 
-    /// The program in a tools folder. It was checked before it came there.
-    fn in_folders(&self, tool: Tool) -> Option<Found> {
-        let paths = self.folders.iter().map(|folder| folder.join(tool.folder_name()).join(tool.name()));
-        let path = paths.into_iter().find(|path| is_program(path))?;
-        Some(Found { tool, path, origin: Origin::Folder })
+    /// The program in a tools folder.
+    async fn in_folders(&self, tool: Tool, progress: &(dyn Fn(&Step) + Sync)) -> Option<Found> {
+        let pinned = (self.pinned)(tool)?;
+        for folder in &self.folders {
+            let path = folder.join(tool.folder_name()).join(tool.name());
+            if !is_program(&path) {
+                continue;
+            }
+            match verify_once(&path, pinned).await {
+                Ok(()) => return Some(Found { tool, path, origin: Origin::Folder }),
+                Err(why) => progress(&Step::PassedOver { tool, path, why }),
+            }
+        }
+        None
     }
 
     fn writable_folder(&self, tool: Tool) -> Result<PathBuf, ToolError> {
@@ -346,6 +429,47 @@ fn is_binary(path: &Path) -> bool {
     let mut start = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && (!cfg!(target_os = "linux") || start == *b"\x7fELF")
+}
+
+/// The file beside a program in a tools folder that says which bytes were verified when, so that not every start reads 95 MB.
+/// Whoever can write it can write the program too: this finds what a registry, an interrupted copy or a disk did.
+const VERIFIED: &str = "verified";
+
+/// Sees to it that a program has the pinned bytes, unless it has not been changed since that was seen. The error says what
+/// it has instead.
+async fn verify_once(path: &Path, pinned: Digest) -> Result<(), String> {
+    let path = path.to_path_buf();
+    let verified = tokio::task::spawn_blocking(move || {
+        let metadata = path.metadata()?;
+        let seen = format!("{pinned} {} {}.{:09}\n", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        let note = path.with_file_name(VERIFIED);
+        if fs::read_to_string(&note).is_ok_and(|note| note == seen) {
+            return Ok(pinned);
+        }
+        let digest = digest(&path)?;
+        if digest == pinned {
+            // In a folder that cannot be written to every start verifies anew.
+            let _ = fs::write(&note, seen);
+        }
+        Ok(digest)
+    });
+    match verified.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(digest) if digest == pinned => Ok(()),
+        Ok(digest) => Err(format!("it is {digest} in place of {pinned}")),
+        Err(error) => Err(format!("it cannot be read: {error}")),
+    }
+}
+
+fn digest(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut digester = Digester::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(digester.finish()),
+            read => digester.update(buffer.get(..read).unwrap_or_default()),
+        }
+    }
 }
 
 /// Asks a program for its release. The error says why it is not the right one.
@@ -398,7 +522,13 @@ async fn lock(tool: Tool, folder: &Path, progress: &(dyn Fn(&Step) + Sync)) -> R
 }
 
 /// Installs `tool` into `folder`, whose lock is held: into a folder of its own first, which is then renamed into place.
-async fn install(tool: Tool, npm: &Path, program: &str, folder: &Path) -> Result<PathBuf, ToolError> {
+async fn install(
+    tool: Tool,
+    npm: &Path,
+    program: &str,
+    pinned: Digest,
+    folder: &Path,
+) -> Result<PathBuf, ToolError> {
     let refuse = |error| ToolError::Folder { folder: folder.into(), error };
     let prefix = format!(".{}-", tool.folder_name());
     remove_leftovers(folder, &prefix);
@@ -408,17 +538,21 @@ async fn install(tool: Tool, npm: &Path, program: &str, folder: &Path) -> Result
     if !is_program(&installed) {
         return Err(ToolError::Useless { tool, why: format!("it has no {program}") });
     }
-    check(tool, &installed).await.map_err(|why| ToolError::Useless { tool, why })?;
+    let useless = |why| ToolError::Useless { tool, why };
+    verify_once(&installed, pinned).await.map_err(useless)?;
+    check(tool, &installed).await.map_err(useless)?;
     let ready = temporary.path().join("ready");
     let place = folder.join(tool.folder_name());
     let path = place.join(tool.name());
     let name = tool.name();
     let moved = tokio::task::spawn_blocking(move || {
         fs::create_dir(&ready)?;
+        // Without it the next start verifies anew.
+        let _ = fs::rename(installed.with_file_name(VERIFIED), ready.join(VERIFIED));
         fs::rename(&installed, ready.join(name))?;
         // A program that a loss of power emptied would be taken for a good one for ever.
         File::open(ready.join(name))?.sync_all()?;
-        // What is there is no program, or it would have been found.
+        // What is there is not the program, or it would have been found.
         if place.exists() {
             fs::remove_dir_all(&place)?;
         }
@@ -528,8 +662,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
-        let tools = Tools { folders: vec![dir.path().join("tools")], search: vec![bin] };
+        let pinned = |_| Some(Digest::of(script_that_says(ESBUILD_VERSION).as_bytes()));
+        let tools = Tools { folders: vec![dir.path().join("tools")], search: vec![bin], pinned };
         Home { dir, tools }
+    }
+
+    /// The program that [`Home::npm`] installs.
+    fn script_that_says(release: &str) -> String {
+        format!("#!/bin/sh\necho {release}\n")
     }
 
     impl Home {
@@ -683,7 +823,7 @@ mod tests {
                 "is of no use: it has no node_modules/@esbuild",
                 "put esbuild 0.28.2 on PATH",
             ),
-            (|home| home.npm("9.9.9"), "is of no use: it is release 9.9.9", "put esbuild"),
+            (|home| home.npm("9.9.9"), "is of no use: it is sha256:", "put esbuild"),
         ];
         for (prepare, message, remedy) in cases {
             let home = home();
@@ -700,6 +840,31 @@ mod tests {
         unwritable.tools.folders = vec![PathBuf::from("/dev/null/tools")];
         let error = unwritable.provide().await.0.unwrap_err();
         assert!(error.to_string().contains("cannot write to /dev/null/tools"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_in_the_folder_with_other_bytes_is_replaced() {
+        let home = home();
+        home.npm(ESBUILD_VERSION);
+        let path = home.provide().await.0.unwrap().path;
+        let was_run = home.dir.path().join("was-run");
+        let other = format!("touch {}; echo {ESBUILD_VERSION}", was_run.display());
+        home.script(path.strip_prefix(home.dir.path()).unwrap().to_str().unwrap(), &other);
+        let (found, steps) = home.provide().await;
+        assert_eq!(found.unwrap().origin, Origin::Installed);
+        let [Step::PassedOver { why, .. }, Step::Installing { .. }, Step::Installed { .. }] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        assert!(why.starts_with("it is sha256:"), "{why}");
+        assert_eq!(fs::read_to_string(path).unwrap(), script_that_says(ESBUILD_VERSION));
+        assert!(!was_run.exists());
+    }
+
+    #[test]
+    fn every_program_has_a_digest() {
+        for (tool, os, arch, _, digest) in PROGRAMS {
+            assert!(digest.parse::<Digest>().is_ok(), "{tool} for {os} on {arch}");
+        }
     }
 
     #[tokio::test]

@@ -39,6 +39,9 @@ const LINES_AT_ONCE: u32 = 64;
 /// How long output is read after the process has ended. It is there by then, unless something else holds the pipe.
 const LAST_OUTPUT: Duration = Duration::from_millis(100);
 
+/// What Deno says when it finds no memory for its threads.
+const NO_THREADS: &str = "unable to create worker threads";
+
 /// How much of what V8 says when it gives up is kept to tell why.
 const LAST_WORDS_BYTES: usize = 4096;
 
@@ -246,7 +249,7 @@ impl Process {
             Line::Log { level, request, message } => {
                 let Some(function) = self.function.get().and_then(Weak::upgrade) else { return true };
                 // A process can claim any invocation: only those count that run in it.
-                let request = request.and_then(|number| Some(self.call(number)?.run.id));
+                let request = request.and_then(|number| self.id_of(number));
                 let source = if level >= Level::Warn { LogSource::Stderr } else { LogSource::Stdout };
                 let message = self.mapped(&function, message).await;
                 return function.print(level, source, request, message);
@@ -289,7 +292,8 @@ impl Process {
     }
 
     fn why_it_ended(&self, status: &str, last_words: &str) -> Ending {
-        let lacks_memory = last_words.lines().any(says_out_of_memory);
+        // Where no stack for a thread finds room, Deno says only that.
+        let lacks_memory = last_words.lines().any(says_out_of_memory) || last_words.contains(NO_THREADS);
         if lacks_memory || self.running.was_out_of_memory() {
             return Ending::Memory;
         }

@@ -40,6 +40,7 @@ const NativeAbortController = AbortController;
 const NativeTypeError = TypeError;
 const NativeError = Error;
 const NativeSyntaxError = SyntaxError;
+const NativeRangeError = RangeError;
 const NativePromise = Promise;
 const NativeWeakMap = WeakMap;
 const NativeUint8Array = Uint8Array;

@@ -328,7 +328,20 @@ function answeredSwitching(response, invocation) {
 }
 
 function threw(error, invocation) {
-  return failed("threw", `Uncaught ${describe(error)}`, invocation);
+  const kind = isOutOfMemory(error) ? "memory" : "threw";
+  return failed(kind, `Uncaught ${describe(error)}`, invocation);
+}
+
+/** Whether V8 found no memory for a buffer: it throws then, where it ends the process for want of heap. */
+function isOutOfMemory(error) {
+  try {
+    if (!isPrototypeOf(NativeRangeError.prototype, error)) return false;
+    const message = `${error.message}`;
+    return indexOf(message, "allocation failed") >= 0 || indexOf(message, "could not allocate") >= 0 ||
+      indexOf(message, "Out of memory") >= 0 || indexOf(message, "Unable to grow") >= 0;
+  } catch {
+    return false;
+  }
 }
 
 /** Logs why, and answers what the node turns into the documented problem. */

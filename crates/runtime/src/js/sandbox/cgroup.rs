@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a group may stay busy after its last process has been waited for. Measured: it is free at once; a group
-/// that is left over is removed by the next node.
+/// How long a group may stay busy after its last process has been waited for, on the thread that waited. Measured: it is
+/// free at once; a group that is left over is removed by the next node.
 const BUSY: Duration = Duration::from_millis(50);
 
 const PREFIX: &str = "minnow-js-";

@@ -2,12 +2,15 @@
 
 use std::{
     fmt, fs, io,
+    mem::ManuallyDrop,
+    ops::Deref,
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::{fs::PermissionsExt as _, net::UnixListener},
     },
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -27,11 +30,17 @@ pub(crate) struct Started {
     pub(crate) egress: UnixListener,
 }
 
-/// A Deno in its sandbox, which lives as long as there are clones of this. The drop of the last one kills it, waits for
-/// its end and takes everything of it away; after [`Running::exited`] there is nothing to wait for.
+/// A Deno in its sandbox, which lives as long as there are clones of this. The drop of the last one kills it; its end is
+/// waited for, and everything of it taken away, on a thread of its own.
 #[derive(Debug, Clone)]
-pub(crate) struct Running(pub(super) Arc<Process>);
+pub(crate) struct Running(pub(super) Arc<Held>);
 
+/// A process whose drop does not block: that may happen anywhere, also where requests are served.
+#[derive(Debug)]
+pub(super) struct Held(ManuallyDrop<Process>);
+
+/// A process. Its drop kills it, waits for its end, 4 ms, and then for its memory group.
+///
 /// The number of the process is not given to another one as long as this value lives, because nobody else waits for it:
 /// all but the drop only look how it has ended, without taking it away.
 #[derive(Debug)]
@@ -149,6 +158,66 @@ impl Running {
         let status = self.0.status()?;
         Ok(status.bytes("VmData:")?.saturating_sub(status.bytes("RssAnon:")?))
     }
+}
+
+impl Held {
+    pub(super) fn new(process: Process) -> Self {
+        Self(ManuallyDrop::new(process))
+    }
+}
+
+impl Deref for Held {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: this is the drop, so nothing uses the value afterwards.
+        let process = unsafe { ManuallyDrop::take(&mut self.0) };
+        process.signal(Signal::KILL);
+        let ending = Ending::begin();
+        let end = move || {
+            drop(process);
+            drop(ending);
+        };
+        // Where there is no thread to be had, this drops the closure, and so waits here.
+        let _ = thread::Builder::new().name("js-end".into()).stack_size(END_STACK_BYTES).spawn(end);
+    }
+}
+
+/// It does a handful of system calls.
+const END_STACK_BYTES: usize = 64 << 10;
+
+/// How many processes are ending.
+static ENDING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// A process that is ending, counted.
+struct Ending;
+
+impl Ending {
+    fn begin() -> Self {
+        *ENDING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        *ENDING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_all();
+    }
+}
+
+/// Waits until at most so many processes are ending. Whether that has come.
+pub(super) fn wait_for_ends(at_most: usize, within: Duration) -> bool {
+    let ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = ENDED.wait_timeout_while(ending, within, |ending| *ending > at_most);
+    !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
 }
 
 impl Process {

@@ -22,7 +22,7 @@ use super::{
     cgroup::{Group, Groups},
     command, libraries,
     limits::Limits,
-    process::{self, Process, RunFolder, Running, Started},
+    process::{self, Held, Process, RunFolder, Running, Started},
     root,
     wire::{self, Go, Order, Report, StartOrder},
 };
@@ -30,6 +30,9 @@ use super::{
 /// How long the launcher may take for one step, and the trial Deno until it listens. They take milliseconds; this is
 /// for a machine that is stuck.
 const STEP: Duration = Duration::from_secs(10);
+
+/// How many processes may be ending when one is started: each has a thread that waits for it, for milliseconds.
+const MAX_ENDING: usize = 64;
 
 /// What the launcher has said to its standard error when it fails without a report, at most.
 const LAST_WORDS_BYTES: u64 = 4096;
@@ -188,6 +191,9 @@ impl Prepared {
     }
 
     fn start(&self, settings: &Settings<'_>) -> Result<Started, StartError> {
+        if !process::wait_for_ends(MAX_ENDING, STEP) {
+            return Err(StartError::Sandbox(format!("more than {MAX_ENDING} processes do not end")));
+        }
         let create = |groups: &Groups| groups.create(group_bytes(settings.memory_bytes), settings.limits.threads);
         let group = self.groups.as_ref().map(create).transpose();
         let group = group.map_err(StartError::Group)?;
@@ -253,10 +259,10 @@ fn group_bytes(memory_bytes: u64) -> u64 {
 }
 
 /// Takes hold of a child of this process.
-fn adopt(pid: Pid, run: RunFolder, group: Option<Group>) -> Result<Process, StartError> {
+fn adopt(pid: Pid, run: RunFolder, group: Option<Group>) -> Result<Held, StartError> {
     let adopted = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
     match adopted.and_then(|pidfd| Ok((pidfd, process::cpu_clock(pid)?))) {
-        Ok((pidfd, cpu_clock)) => Ok(Process { pid, pidfd, cpu_clock, run, group }),
+        Ok((pidfd, cpu_clock)) => Ok(Held::new(Process { pid, pidfd, cpu_clock, run, group })),
         Err(error) => {
             // It is a child that nobody has waited for, so the number is still its own.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -311,18 +317,31 @@ impl Launch {
     fn failed(&mut self, what: &str) -> StartError {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let mut words = String::new();
+        let mut words = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
-            let _ = stderr.take(LAST_WORDS_BYTES).read_to_string(&mut words);
+            // What there is: a Deno that was started has the other end too, and lives.
+            let _ = rustix::io::ioctl_fionbio(&stderr, true);
+            let _ = stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words);
         }
+        let words = String::from_utf8_lossy(&words);
         let text = format!("the launcher of the sandbox failed: {what} {}", words.trim());
         StartError::Sandbox(text.trim_end().to_owned())
     }
 
     /// Waits for its end, which is near, and gives what it has left to Deno.
     fn finish(mut self) -> Option<(OwnedFd, OwnedFd)> {
+        if !self.ends_within(STEP) {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
         Some((self.child.stdout.take()?.into(), self.child.stderr.take()?.into()))
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let Some(Ok(pidfd)) = pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) else { return false };
+        let timeout = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 };
+        retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))).is_ok_and(|ended| ended > 0)
     }
 }
 

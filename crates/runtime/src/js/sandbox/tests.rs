@@ -349,8 +349,8 @@ fn a_dropped_process_leaves_nothing_behind() {
     let group = started.running.0.group.as_ref().map(|group| group.door().parent().unwrap().to_path_buf());
     assert!(group.as_deref().is_none_or(Path::exists));
     drop(started);
-    assert!(!Path::new(&process).exists());
-    assert!(group.is_none_or(|group| !group.exists()));
+    eventually("the process is gone", || !Path::new(&process).exists());
+    eventually("its group is gone", || group.as_ref().is_none_or(|group| !group.exists()));
 }
 
 /// Uses memory of a kind until it ends.
@@ -435,7 +435,7 @@ fn without_namespaces_the_other_walls_are_built() {
     UnixStream::connect(started.running.http_socket()).unwrap();
     let folder = started.running.http_socket().parent().unwrap().to_path_buf();
     drop(started);
-    assert!(!folder.exists());
+    eventually("the folder of the sockets is gone", || !folder.exists());
 
     let output = output(start(&sandbox, settings(include_str!("tests/attempts.js"), &[&calls()], 256 * MIB)));
     for name in
