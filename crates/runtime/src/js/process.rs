@@ -44,10 +44,11 @@ const FULL: (u64, u64) = (17, 20);
 const ENDING: Duration = Duration::from_millis(500);
 
 /// The longest head of a response, in bytes; as for WebAssembly.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// What a module may take to be loaded at the least, whatever the limits of one invocation are.
+/// What loading a module may take at the least, whatever the limits of one invocation are, and at most.
 const LEAST_LOAD_CPU: Duration = Duration::from_secs(1);
+const LEAST_LOAD_TIME: Duration = Duration::from_secs(5);
 const MOST_LOAD_TIME: Duration = Duration::from_secs(10);
 
 pub(super) static REQUEST: http::HeaderName = http::HeaderName::from_static("x-minnow-request");
@@ -283,7 +284,7 @@ impl Process {
 
     async fn watch_load(&self, request: Request<Body>, began: &Began, limits: &Limits) -> Result<(), LoadFailure> {
         let most_cpu = limits.cpu.max(LEAST_LOAD_CPU);
-        let most_time = limits.timeout.min(MOST_LOAD_TIME);
+        let most_time = limits.timeout.clamp(LEAST_LOAD_TIME, MOST_LOAD_TIME);
         let mut loading = std::pin::pin!(self.post_load(request));
         let mut ticks = tokio::time::interval(TICK);
         let ends = Instant::now() + most_time;

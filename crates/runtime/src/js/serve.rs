@@ -7,14 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header::HOST, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{HOST, SEC_WEBSOCKET_PROTOCOL},
+    uri::PathAndQuery,
+};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use minnow_model::{Level, LogSource, problem::Code};
 use tokio::time::{Instant, Sleep};
 
-use super::process::{CallGuard, LoadFailure, Process, REQUEST};
+use super::process::{CallGuard, LoadFailure, MAX_HEAD_BYTES, Process, REQUEST};
 use crate::{
     invocation::{Body, BodyError, Invocation, Upgrade},
     meter::Run,
@@ -50,6 +54,9 @@ async fn start_and_send(
     let upgrade = invocation.upgrade.take();
     let place = Arc::new(place);
     let mut request = to_process(run, invocation);
+    if upgrade.is_some() {
+        space_protocols(request.headers_mut());
+    }
     for _ in 0..TRIES {
         let (process, is_new) = match run.function.js().process(&run.function).await {
             Ok(found) => found,
@@ -98,6 +105,15 @@ fn to_process(run: &Arc<Run>, invocation: Invocation) -> Request<Body> {
     Request::from_parts(head, RequestBody::new(run, body).boxed_unsync())
 }
 
+/// Deno splits the list of protocols at a comma with a space only; RFC 9110 section 5.6.1 does without.
+fn space_protocols(headers: &mut HeaderMap) {
+    let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let protocols: Vec<&str> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
+    if let (true, Ok(list)) = (!protocols.is_empty(), HeaderValue::try_from(protocols.join(", "))) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, list);
+    }
+}
+
 fn number_value(call: &CallGuard) -> HeaderValue {
     // Hexadecimal digits are a valid value.
     HeaderValue::try_from(call.number().to_string()).unwrap_or(HeaderValue::from_static(""))
@@ -116,6 +132,15 @@ fn answer(
     call.answered(waits);
     if let Some(failure) = response.headers_mut().remove(&FAILURE) {
         note_handler_failure(run, call.process(), failure.as_bytes());
+        return None;
+    }
+    let head_bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if head_bytes > MAX_HEAD_BYTES {
+        note_guest_failure(
+            run,
+            Code::InvalidResponse,
+            format!("its headers have {head_bytes} bytes, the most is 64 KiB"),
+        );
         return None;
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS

@@ -522,13 +522,7 @@ async fn lock(tool: Tool, folder: &Path, progress: &(dyn Fn(&Step) + Sync)) -> R
 }
 
 /// Installs `tool` into `folder`, whose lock is held: into a folder of its own first, which is then renamed into place.
-async fn install(
-    tool: Tool,
-    npm: &Path,
-    program: &str,
-    pinned: Digest,
-    folder: &Path,
-) -> Result<PathBuf, ToolError> {
+async fn install(tool: Tool, npm: &Path, program: &str, pinned: Digest, folder: &Path) -> Result<PathBuf, ToolError> {
     let refuse = |error| ToolError::Folder { folder: folder.into(), error };
     let prefix = format!(".{}-", tool.folder_name());
     remove_leftovers(folder, &prefix);

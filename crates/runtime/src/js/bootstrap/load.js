@@ -163,7 +163,12 @@ function loadFailure(error) {
   } catch {
     // An error with a hostile `message`: what could be shown of it is enough.
   }
-  return { __proto__: null, kind, message: tidy(cut(trim(message))), stack: tidy(cut(stack)) };
+  return {
+    __proto__: null,
+    kind,
+    message: tidy(cut(trim(message), MAX_LOAD_FAILURE)),
+    stack: tidy(cut(stack, MAX_LOAD_FAILURE)),
+  };
 }
 
 /** `Deno.serve` for the module: it names the handler; who listens is this script. */

@@ -12,6 +12,10 @@ function upgradeWebSocket(request, options = undefined) {
   if (served === undefined) throw new NativeTypeError("upgradeWebSocket takes the request that the handler got");
   const upgrade = options === undefined ? nativeUpgrade(served) : nativeUpgrade(served, options);
   if (invocation?.request === served) invocation.upgrade = upgrade;
+  // Deno says 0 when the connection broke; the standard says 1006. First among the listeners.
+  addListener(upgrade.socket, "close", (event) => {
+    if (closeCode(event) === 0) defineProperty(event, "code", { __proto__: null, value: 1006, configurable: true });
+  });
   return upgrade;
 }
 

@@ -339,7 +339,9 @@ impl Launch {
 
     fn ends_within(&self, time: Duration) -> bool {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let Some(Ok(pidfd)) = pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) else { return false };
+        let Some(Ok(pidfd)) = pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) else {
+            return false;
+        };
         let timeout = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 };
         retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))).is_ok_and(|ended| ended > 0)
     }
