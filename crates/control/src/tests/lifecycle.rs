@@ -224,7 +224,7 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
     let code = b"not wasm".to_vec();
     let wasm = Digest::of(&code);
     let function = minnow_model::BundledFunction {
-        wasm,
+        code: minnow_model::BundledCode::Wasm(wasm),
         routes: vec!["/".parse().unwrap()],
         env: Default::default(),
         egress: Vec::new(),

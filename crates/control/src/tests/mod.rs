@@ -21,8 +21,8 @@ use minnow_model::{
     BundleConfig, BundledFile, Digest, LimitCaps,
     bundle::{FILE_TYPE, Layer, oci_manifest},
 };
-use minnow_runtime::{CompileLimits, Live, Runtime, RuntimeConfig};
-use minnow_store::DataDir;
+use minnow_runtime::{CompileLimits, JsConfig, Live, Runtime, RuntimeConfig};
+use minnow_store::{Blobs, DataDir};
 use minnow_telemetry::{LogConfig, Logs, Metrics};
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -127,6 +127,9 @@ impl Node {
             private_networks: Vec::new(),
             outbound_connections: 1,
             executable: "/bin/false".into(),
+            data_dir: dir.root().to_path_buf(),
+            blobs: Arc::new(Blobs::open(&dir).unwrap()),
+            js: JsConfig::default(),
         };
         let runtime = Runtime::new(runtime, logs.clone(), metrics.clone()).unwrap();
         let live = Arc::new(Live::default());

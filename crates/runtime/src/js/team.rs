@@ -259,7 +259,7 @@ mod tests {
         let mut expected = FIRST_HOLD;
         for _ in 0..10 {
             assert_eq!(deaths.record(now), Some(expected));
-            assert_eq!(deaths.held_for(now + expected / 2).is_some(), true);
+            assert!(deaths.held_for(now + expected / 2).is_some());
             now += expected;
             assert_eq!(deaths.held_for(now), None);
             expected = (expected * 2).min(LONGEST_HOLD);
