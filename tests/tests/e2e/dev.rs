@@ -97,12 +97,12 @@ impl Drop for Dev {
     }
 }
 
-/// Copies a folder without what `dev` and Cargo left in it.
+/// Copies a folder without what `dev`, Cargo and npm left in it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        if entry.file_name() == ".minnow" || entry.file_name() == "target" {
+        if [".minnow", "target", "node_modules"].iter().any(|left| entry.file_name() == *left) {
             continue;
         }
         let to = to.join(entry.file_name());
@@ -294,4 +294,54 @@ fn taken_ports_are_passed_over_unless_they_were_asked_for() {
     let ran = Cli::new().in_dir(app.path()).run(["dev", "--http", &taken.to_string(), "--admin", "127.0.0.1:0"]);
     assert_eq!(ran.code(), 1);
     ran.says(&["in use", &taken.to_string()]);
+}
+
+#[test]
+fn the_hono_example_runs_with_its_packages_from_npm() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&repository().join("examples/hono"), dir.path());
+    let dev = Dev::start(dir.path());
+    assert!(dev.get("/?name=Ada").text().contains("<h1>Ahoy, Ada!</h1>"), "{}", dev.get("/?name=Ada").text());
+    assert_eq!(dev.get("/nowhere").json()["error"], "there is nothing here");
+    assert!(dev.get("/static/style.css").text().contains('{'));
+    let down = dev.get("/countdown/2");
+    assert_eq!(down.text(), "2\n1\ngo\n");
+    let answer = dev.get("/broken");
+    assert_eq!((answer.status, &answer.json()["error"]), (500, &"something went wrong".into()));
+    dev.wait_for_print("src/app.ts:", 1);
+    dev.wait_for_print("throw new Error(\"this boat leaks\")", 1);
+}
+
+#[test]
+fn a_change_of_a_typescript_source_is_live_and_an_error_names_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = "name = \"types\"\n[functions.web]\njs = \"src/web.ts\"\nroutes = [\"/{*rest}\"]\n";
+    fs::write(dir.path().join("minnow.toml"), manifest).unwrap();
+    fs::create_dir(dir.path().join("src")).unwrap();
+    let web = |body: &str| {
+        let text = format!(
+            "import {{ word }} from './word.ts';\nexport default {{\n  fetch(request: Request): Response {{\n    {body}\n  }},\n}};\n"
+        );
+        fs::write(dir.path().join("src/web.ts"), text).unwrap();
+    };
+    let word = |word: &str| {
+        fs::write(dir.path().join("src/word.ts"), format!("export const word: string = '{word}';\n")).unwrap()
+    };
+    word("first");
+    web("return new Response(word);");
+    let dev = Dev::start(dir.path());
+    dev.wait_for("/", "first");
+    // A file that the entry imports.
+    word("second");
+    dev.wait_for("/", "second");
+    web("throw new Error(`no ${word}`);");
+    eventually_within(COMPILED, "it throws", || (dev.get("/").status == 500).then_some(()));
+    dev.wait_for_print("src/web.ts:4:11", 1);
+    dev.wait_for_print("4 |     throw new Error(`no ${word}`);", 1);
+    // What is no TypeScript is told, and the version before keeps serving.
+    web("return new Response(;");
+    dev.wait_for_print("src/web.ts:4:25", 1);
+    assert_eq!(dev.get("/").status, 500);
+    web("return new Response('mended');");
+    dev.wait_for("/", "mended");
 }
