@@ -120,7 +120,7 @@ fn a_module_that_cannot_be_loaded_is_refused_at_publish_with_the_place_in_its_so
         ("import \"node:nothing\";\nexport default { fetch() {} };", &["node:nothing"]),
         ("require(\"nothing\");\nexport default { fetch() {} };", &["nothing"]),
         ("process.exit(1);\nexport default { fetch() {} };", &["web.js:1:9"]),
-        ("await new Promise(() => {});\nexport default { fetch() {} };", &["top-level `await`", "2s"]),
+        ("await new Promise(() => {});\nexport default { fetch() {} };", &["top-level `await`", "5s"]),
         ("for (;;);\nexport default { fetch() {} };", &["endless loop"]),
         (
             "(function again() { Promise.resolve().then(again); })();\nawait 0;\nexport default { fetch() {} };",
@@ -130,7 +130,7 @@ fn a_module_that_cannot_be_loaded_is_refused_at_publish_with_the_place_in_its_so
             "const all = [];\nfor (;;) all.push(new Array(1e5).fill(all.length));\nexport default { fetch() {} };",
             &["limits.memory"],
         ),
-        ("Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);\nexport default { fetch() {} };", &["2s"]),
+        ("Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);\nexport default { fetch() {} };", &["5s"]),
     ] {
         let app = App::of_js("unloadable", source, limits);
         let ran = node().cli().in_dir(app.path()).fails(["publish"]);
