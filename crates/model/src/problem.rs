@@ -57,7 +57,7 @@ codes! {
     FunctionTrapped "function_trapped" 500 "The function crashed" "The function trapped, panicked or threw. Its log has the reason under the request id.";
     FunctionExited "function_exited" 500 "The function exited" "The function exited before it answered. Its log has the exit code.";
     NoResponse "no_response" 500 "The function did not answer" "The function returned without setting a response.";
-    InvalidResponse "invalid_response" 502 "The function's response is not valid" "The function answered with something that is not an HTTP response, for example without a CGI header or with headers beyond 64 KiB.";
+    InvalidResponse "invalid_response" 502 "The function's response is not valid" "The function answered with something that is not an HTTP response, for example without a CGI header, with headers beyond 64 KiB, or in JavaScript with more than 100 of them.";
     MemoryLimit "memory_limit" 500 "The function ran out of memory" "The sandbox needed more than `limits.memory`.";
     CpuLimit "cpu_limit" 500 "The function ran out of CPU time" "The invocation used more CPU time than `limits.cpu`.";
     Timeout "timeout" 504 "The function took too long" "The invocation took longer than `limits.timeout`.";

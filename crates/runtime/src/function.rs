@@ -163,6 +163,11 @@ impl Function {
         self.print(level, source, request_id, message);
     }
 
+    /// Counts a line that is not kept.
+    pub(crate) fn lose(&self) {
+        self.runtime.logs.lose(&self.spec.tenant, &self.spec.app);
+    }
+
     /// [`Function::log`], and whether the line was kept.
     pub(crate) fn print(
         &self,
@@ -174,7 +179,7 @@ impl Function {
         let spec = &self.spec;
         // What the node itself has to say comes at most a few times for each request.
         if source != LogSource::Node && !self.printing.has_room(monotonic_ns(), message.len()) {
-            self.runtime.logs.lose(&spec.tenant, &spec.app);
+            self.lose();
             return false;
         }
         self.runtime.logs.write(LogLine {

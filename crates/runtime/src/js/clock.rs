@@ -37,6 +37,8 @@ struct State {
     resting: u32,
     /// The CPU clock when the process last showed that its event loop turns.
     alive_ns: u64,
+    /// Signs of life so far.
+    lives: u64,
     /// The CPU clock when the last invocation ended.
     idle_ns: u64,
     /// Whether the process is stopped; it goes on with its next invocation.
@@ -65,6 +67,11 @@ impl Look {
     /// CPU time since the last sign of life.
     pub(super) fn silent_ns(&self) -> u64 {
         self.0.cpu_ns.saturating_sub(self.0.alive_ns)
+    }
+
+    /// Signs of life so far.
+    pub(super) fn lives(&self) -> u64 {
+        self.0.lives
     }
 
     /// CPU time since the last invocation ended; `None` while there is one.
@@ -148,6 +155,7 @@ impl<C: CpuClock> Clock<C> {
         state.leave(began);
         if is_alive {
             state.alive_ns = state.cpu_ns;
+            state.lives += 1;
         }
         if state.running() == 0 {
             state.idle_ns = state.cpu_ns;
@@ -160,6 +168,7 @@ impl<C: CpuClock> Clock<C> {
         let mut state = self.lock();
         self.read_into(&mut state);
         state.alive_ns = state.cpu_ns;
+        state.lives += 1;
     }
 
     pub(super) fn look(&self) -> Look {
@@ -288,6 +297,7 @@ mod tests {
         assert_eq!((look.silent_ns(), look.idle_ns(), look.is_alive_since_idle()), (40, Some(30), false));
         clock.is_alive();
         assert!(clock.look().is_alive_since_idle());
+        assert_eq!(clock.look().lives(), 2);
     }
 
     #[test]

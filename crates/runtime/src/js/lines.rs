@@ -57,6 +57,18 @@ impl Line {
     }
 }
 
+/// What [`Lines::skip`] came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Skipped {
+    /// A line that the node has to know.
+    Line(Line),
+    /// So many lines were passed over.
+    Lines(u64),
+}
+
+/// Lines that are passed over before others get their turn.
+const SKIPPED_AT_ONCE: u64 = 1000;
+
 /// Splits a stream into lines. Of a longer line than [`MAX_LINE_BYTES`] the rest is dropped.
 pub(super) struct Lines<R> {
     source: R,
@@ -73,6 +85,28 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     /// The next line; `None` at the end. Safe to drop and call again.
     pub(super) async fn next(&mut self) -> Option<Line> {
+        self.advance().await.then(|| self.take())
+    }
+
+    /// Passes over lines up to one that the node has to know, or some thousand; `None` at the end. Safe to drop and call again: of
+    /// lines that were passed over then, no count is kept.
+    pub(super) async fn skip(&mut self) -> Option<Skipped> {
+        let mut lines = 0;
+        while self.advance().await {
+            if self.line.strip_prefix(&[RECORD]).is_some_and(|record| !record.starts_with(b"{\"t\":\"log\"")) {
+                return Some(Skipped::Line(self.take()));
+            }
+            self.line.clear();
+            lines += 1;
+            if lines >= SKIPPED_AT_ONCE {
+                return Some(Skipped::Lines(lines));
+            }
+        }
+        None
+    }
+
+    /// Reads on until `line` is whole. False at the end.
+    async fn advance(&mut self) -> bool {
         loop {
             while let Some(piece) = self.buffer.get(self.unread.clone()).filter(|piece| !piece.is_empty()) {
                 let end = piece.iter().position(|byte| *byte == b'\n');
@@ -88,12 +122,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 self.unread.start += text.len() + skip;
                 // An empty line says nothing, and a flood of them must not cost more than to read it.
                 if is_whole && !self.line.is_empty() {
-                    return Some(self.take());
+                    return true;
                 }
             }
             match self.source.read(&mut self.buffer[..]).await {
                 Ok(length @ 1..) => self.unread = 0..length,
-                Ok(0) | Err(_) => return (!self.line.is_empty()).then(|| self.take()),
+                Ok(0) | Err(_) => return !self.line.is_empty(),
             }
         }
     }
@@ -143,6 +177,19 @@ mod tests {
             Line::Plain("last".into()),
         ];
         assert_eq!(lines(text.as_bytes()).await, expected);
+    }
+
+    #[tokio::test]
+    async fn what_the_node_has_to_know_is_found_among_lines_that_are_passed_over() {
+        let log = "\x1e{\"t\":\"log\",\"l\":\"info\",\"r\":null,\"m\":\"c\"}\n";
+        let text = format!("{}plain\n\x1e{{\"t\":\"ready\"}}\n{log}last\n", log.repeat(1999));
+        let mut lines = Lines::new(text.as_bytes());
+        assert_eq!(lines.skip().await, Some(Skipped::Lines(1000)));
+        assert_eq!(lines.skip().await, Some(Skipped::Lines(1000)));
+        assert_eq!(lines.skip().await, Some(Skipped::Line(Line::Ready)));
+        assert_eq!(lines.next().await.map(|line| line != Line::Ready), Some(true));
+        assert_eq!(lines.next().await, Some(Line::Plain("last".into())));
+        assert_eq!(lines.skip().await, None);
     }
 
     #[tokio::test]

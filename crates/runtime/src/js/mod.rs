@@ -76,6 +76,9 @@ const CLASS_KEPT: Duration = Duration::from_secs(10 * 60);
 /// How long the WebSockets of a version stay open that is not live any more.
 const RETIRED_WEBSOCKETS: Duration = Duration::from_secs(10);
 
+/// How long the pool waits before it replaces a process that was taken. Starting one takes some 35 ms of a core.
+const REFILL: Duration = Duration::from_millis(100);
+
 /// How long the pool waits after a process did not start, before it tries again.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -380,7 +383,10 @@ impl Engine {
                 Err(()) => RETRY,
             };
             drop(this);
-            let _ = tokio::time::timeout(wait, changed.notified()).await;
+            if tokio::time::timeout(wait, changed.notified()).await.is_ok() {
+                // Whoever took a process is loading its function now, and its client waits.
+                tokio::time::sleep(REFILL).await;
+            }
         }
     }
 

@@ -55,11 +55,12 @@ const NOT_ANSWERED: u16 = 599;
 
 type Body = UnsyncBoxBody<Bytes, Broken>;
 
-/// Serves the way out of one process of `function`. `trace` knows the invocations that are in flight. Everything ends when
+/// Serves the way out of one process of `function`. `trace` knows the invocations that are in flight, by the
+/// number under which the process has them: their request's id and their place in its trace. Everything ends when
 /// the future is dropped.
 pub(crate) async fn serve<T>(listener: UnixListener, function: Weak<Function>, trace: T)
 where
-    T: Fn(RequestId) -> Option<TraceContext> + Send + Sync + 'static,
+    T: Fn(RequestId) -> Option<(RequestId, TraceContext)> + Send + Sync + 'static,
 {
     let (under_way, trace) = (Arc::<AtomicU32>::default(), Arc::new(trace));
     let exit = move |request| {
@@ -116,13 +117,16 @@ where
         let sending = exit(request);
         let upgraded = &upgraded;
         async move {
-            let Sent { response, upgrade } = sending.await.unwrap_or_else(Refusal::into_sent);
+            let Sent { mut response, upgrade } = sending.await.unwrap_or_else(Refusal::into_sent);
+            if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
             Ok::<_, Infallible>(response)
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD_BYTES).keep_alive(is_kept);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD_BYTES);
     if http.serve_connection(TokioIo::new(stream), service).with_upgrades().await.is_err() {
         return;
     }
@@ -157,7 +161,7 @@ async fn send<T>(
     mut request: Request<Incoming>,
 ) -> Result<Sent, Refusal>
 where
-    T: Fn(RequestId) -> Option<TraceContext>,
+    T: Fn(RequestId) -> Option<(RequestId, TraceContext)>,
 {
     let function = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
@@ -172,9 +176,9 @@ where
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     if let Some(id) = id
-        && let Some(trace) = trace(id)
+        && let Some((request, trace)) = trace(id)
     {
-        egress::set_trace(&mut head.headers, id, &trace);
+        egress::set_trace(&mut head.headers, request, &trace);
     }
     head.uri = uri.clone();
     head.version = Version::HTTP_11;
@@ -399,7 +403,9 @@ mod tests {
             async move {
                 let (tenant, app): (Tenant, AppName) = (Tenant::default(), "app".parse().unwrap());
                 let caller = Caller { tenant: &tenant, app: &app, rules: &rules };
-                let trace = |id| (id == KNOWN).then_some(TraceContext { span_id: 5, parent_id: None, flags: 1 });
+                let trace = |id| {
+                    (id == KNOWN).then_some((RequestId(7), TraceContext { span_id: 5, parent_id: None, flags: 1 }))
+                };
                 send(&egress, &caller, &trace, under_way, request).await
             }
         };

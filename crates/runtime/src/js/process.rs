@@ -261,6 +261,8 @@ impl Process {
     ) -> Result<(), LoadFailure> {
         let spec = function.spec();
         let _ = self.function.set(Arc::downgrade(function));
+        // From now on there is something to watch.
+        self.resumed.notify_one();
         let broken = |error: io::Error| LoadFailure::Crashed(error.to_string());
         let egress = self.egress.lock().unwrap_or_else(PoisonError::into_inner).take();
         let egress = egress.ok_or_else(|| LoadFailure::Crashed("it has a function already".into()))?;
@@ -348,7 +350,10 @@ impl Process {
         let mut ended = self.ended.subscribe();
         let process = Arc::downgrade(&self);
         drop(self);
-        let trace = move |id: RequestId| Some(process.upgrade()?.call(id)?.run.trace);
+        let trace = move |number: RequestId| {
+            let call = process.upgrade()?.call(number)?;
+            Some((call.run.id, call.run.trace))
+        };
         tokio::select! {
             _ = ended.wait_for(Option::is_some) => {}
             () = outbound::serve(listener, function, trace) => {}

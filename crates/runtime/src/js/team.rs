@@ -219,13 +219,12 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60);
 impl Deaths {
     /// One more. How long the function is held back for it, if it is.
     fn record(&mut self, now: Instant) -> Option<Duration> {
-        let calm = LONGEST_HOLD + WINDOW;
-        if self.held_until.is_some_and(|until| now.saturating_duration_since(until) >= calm) {
+        if self.held_until.is_some_and(|until| now.saturating_duration_since(until) >= WINDOW) {
             *self = Self::default();
         }
         self.recent.retain(|death| now.saturating_duration_since(*death) < WINDOW);
         self.recent.push_back(now);
-        // Once it was held back, it has to stay up for the whole window.
+        // After it was held back, it has to stay up for the whole window.
         if self.recent.len() <= FREE && self.times_held == 0 {
             return None;
         }
@@ -264,8 +263,8 @@ mod tests {
             assert_eq!(deaths.held_for(now), None);
             expected = (expected * 2).min(LONGEST_HOLD);
         }
-        // After it was well for long, everything is forgotten.
-        now += LONGEST_HOLD + WINDOW;
+        // After it was well for a while, everything is forgotten.
+        now += WINDOW;
         assert_eq!(deaths.record(now), None);
         // Deaths that are far apart never count together.
         let mut deaths = Deaths::default();

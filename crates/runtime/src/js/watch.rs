@@ -12,7 +12,7 @@ use minnow_model::{Level, LogSource};
 use tokio::{io::AsyncRead, net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use super::{
-    lines::{Line, Lines},
+    lines::{Line, Lines, Skipped},
     process::{Call, Ending, PING, Process, TICK, full, nanoseconds},
     sandbox::says_out_of_memory,
     stack, team,
@@ -55,13 +55,15 @@ struct Watch {
     /// When there was a sign of life, and since when one was asked for.
     alive: Instant,
     asked: Option<Instant>,
-    silent_ns: u64,
+    lives: u64,
+    /// Nothing was computed between the last two looks.
+    is_quiet: bool,
 }
 
 impl Watch {
     fn from(cpu_ns: u64) -> Self {
         let now = Instant::now();
-        Self { since: now, cpu_ns, last_cpu_ns: cpu_ns, alive: now, asked: None, silent_ns: 0 }
+        Self { since: now, cpu_ns, last_cpu_ns: cpu_ns, alive: now, asked: None, lives: 0, is_quiet: false }
     }
 }
 
@@ -75,15 +77,17 @@ impl Process {
         let mut watch = Watch::from(0);
         let mut last_words = String::new();
         let (mut out_ended, mut err_ended) = (false, false);
-        // Lines until the next tick. A function that prints more waits for its pipe.
+        // Lines until the next tick. Of what a function prints beyond its rate only the records for the node are read.
         let mut heard = 0;
         let mut is_flooded = false;
         let status = loop {
             tokio::select! {
                 biased;
                 status = &mut exit => break status,
+                // In the pool there is nothing to look at.
+                () = self.resumed.notified(), if self.function.get().is_none() => {}
                 // Before the output: a process that prints without end is looked at all the same.
-                _ = ticks.tick() => {
+                _ = ticks.tick(), if self.function.get().is_some() => {
                     is_flooded = false;
                     self.tick(&mut watch);
                     if self.may_pause(&watch) && self.clock.pause(|| self.running.pause()) {
@@ -96,8 +100,9 @@ impl Process {
                         watch = Watch::from(self.clock.look().cpu_ns());
                     }
                 }
-                line = stdout.next(), if !out_ended && !is_flooded => match line {
-                    Some(line) => is_flooded = !self.hear(line).await,
+                heard = next(&mut stdout, is_flooded), if !out_ended => match heard {
+                    Some(Skipped::Line(line)) => is_flooded |= !self.hear(line).await,
+                    Some(Skipped::Lines(count)) => self.lose(count),
                     None => out_ended = true,
                 },
                 line = stderr.next(), if !err_ended && !is_flooded => match line {
@@ -146,9 +151,8 @@ impl Process {
     fn may_pause(&self, watch: &Watch) -> bool {
         let look = self.clock.look();
         let Some(idle_ns) = look.idle_ns() else { return false };
-        let is_quiet = look.cpu_ns().saturating_sub(watch.last_cpu_ns) < nanoseconds(TICK / 10);
         self.is_loaded.load(Relaxed)
-            && ((is_quiet && self.idle_for() >= PAUSE_AFTER)
+            && ((watch.is_quiet && self.idle_for() >= PAUSE_AFTER)
                 || (idle_ns > nanoseconds(IDLE_CPU) && look.is_alive_since_idle()))
     }
 
@@ -165,10 +169,10 @@ impl Process {
         let look = self.clock.look();
         let now = Instant::now();
         self.note_business(&look.cpu_ns(), watch, now);
-        if look.silent_ns() < watch.silent_ns || look.silent_ns() == 0 {
-            (watch.alive, watch.asked) = (now, None);
+        if look.lives() != watch.lives {
+            (watch.alive, watch.asked, watch.lives) = (now, None, look.lives());
         }
-        watch.silent_ns = look.silent_ns();
+        watch.is_quiet = look.cpu_ns().saturating_sub(watch.last_cpu_ns) < nanoseconds(TICK / 10);
         watch.last_cpu_ns = look.cpu_ns();
 
         let calls: Vec<Arc<Call>> = self.calls().values().cloned().collect();
@@ -276,6 +280,13 @@ impl Process {
         }
     }
 
+    /// The function printed lines that nobody reads.
+    fn lose(&self, count: u64) {
+        if let Some(function) = self.function.get().and_then(Weak::upgrade) {
+            (0..count).for_each(|_| function.lose());
+        }
+    }
+
     /// A line of what Deno itself has to say. False when that is more than is kept.
     fn hear_stderr(&self, line: Line, last_words: &mut String) -> bool {
         // Records come over the standard output only.
@@ -302,6 +313,11 @@ impl Process {
             words => Ending::Crashed(format!("{status}: {words}")),
         }
     }
+}
+
+/// The next line, or, of a flood, the next one that the node has to know.
+async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<R>, is_flooded: bool) -> Option<Skipped> {
+    if is_flooded { lines.skip().await } else { lines.next().await.map(Skipped::Line) }
 }
 
 async fn drain<R: AsyncRead + Unpin>(lines: &mut Lines<R>, mut hear: impl FnMut(Line)) {
