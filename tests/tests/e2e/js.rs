@@ -790,7 +790,11 @@ fn fetch_reaches_what_the_manifest_allows_and_nothing_else() {
     // A request that is passed on, with its body.
     let passed = node.post("fetch", &format!("/proxy?url={url}"), "passed on");
     assert_eq!(passed.ok(), "reached");
-    assert_eq!(upstream.requests()[1].1, b"passed on");
+    let (head, body) = &upstream.requests()[1];
+    assert_eq!(body, b"passed on");
+    // It continues the trace of its invocation, whose id is the request's.
+    let trace = format!("traceparent: 00-{}-", passed.header("x-request-id").unwrap());
+    assert!(head.iter().any(|line| line.starts_with(&trace)), "{trace} {head:?}");
     // Connections are kept: requests that come one after the other share them.
     for _ in 0..10 {
         assert_eq!(fetch(node, "fetch", &url, "{}")["status"], 200);
