@@ -155,8 +155,13 @@ fn a_websocket_may_be_idle_for_longer_than_a_request_may_take() {
     let node = Node::start();
     node.serve(&app("echo", "0.1.0", ECHO, "[functions.web.limits]\ntimeout = \"500ms\"\ncpu = \"200ms\""));
     let (mut client, _) = open(&node, "echo", None);
-    // Nothing is to happen in this time.
-    thread::sleep(Duration::from_secs(2));
+    // A node that took the silence for a function that is stuck would close it within this time.
+    client.get_ref().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    match client.read() {
+        Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+        other => panic!("nothing was to come: {other:?}"),
+    }
+    client.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(ask(&mut client, "still here"), Message::text("still here"));
 }
 
