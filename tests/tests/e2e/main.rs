@@ -15,6 +15,7 @@ mod guests;
 mod hostile;
 mod js;
 mod js_bad;
+mod js_life;
 mod js_walls;
 mod languages;
 mod limits;

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{TcpListener, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use minnow_tests::{App, Node, PATIENCE, http::Request, until};
@@ -178,32 +178,29 @@ fn a_client_that_goes_away_ends_it() {
 
 #[test]
 fn both_sides_are_told_when_the_node_stops() {
-    let node = Node::start();
+    // Longer than the test waits for the node's end: it must not come to that.
+    let node = Node::builder().config("drain = \"10m\"").start();
     node.serve(&app("echo", "0.1.0", ECHO, ""));
     let mut clients: Vec<Client> = (0..3).map(|_| open(&node, "echo", None).0).collect();
     for client in &mut clients {
         assert_eq!(ask(client, "hello"), Message::text("hello"));
     }
-    let began = Instant::now();
     node.terminate();
     for client in &mut clients {
         assert_eq!(closed(client), CloseCode::Away);
     }
     assert!(node.wait().success());
-    // Not the drain time, which is 30 s.
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]
 fn a_client_that_does_not_answer_holds_nothing_up() {
-    let node = Node::start();
+    // Longer than the test waits for the node's end: it must not come to that.
+    let node = Node::builder().config("drain = \"10m\"").start();
     node.serve(&app("echo", "0.1.0", ECHO, ""));
     let (mut client, _) = open(&node, "echo", None);
     assert_eq!(ask(&mut client, "hello"), Message::text("hello"));
-    let began = Instant::now();
     node.terminate();
     assert!(node.wait().success());
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     drop(client);
 }
 
