@@ -38,6 +38,8 @@ enum Kind {
     Nothing,
     Wasm,
     JavaScript,
+    /// The same functions, and the pool that starts them faster.
+    Pooled,
 }
 
 impl Kind {
@@ -46,7 +48,12 @@ impl Kind {
             Self::Nothing => "js-idle: nothing",
             Self::Wasm => "js-idle: wasm",
             Self::JavaScript => "js-idle: js",
+            Self::Pooled => "js-idle: js with the pool",
         }
+    }
+
+    fn pool(self) -> u32 {
+        if self == Self::Pooled { POOL } else { 0 }
     }
 }
 
@@ -62,6 +69,7 @@ struct Round {
     nothing: Idle,
     wasm: Idle,
     javascript: Idle,
+    pooled: Idle,
 }
 
 pub(crate) fn run(setup: &Setup) -> Result<Report> {
@@ -76,6 +84,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
             nothing: measure(setup, Kind::Nothing)?,
             wasm: measure(setup, Kind::Wasm)?,
             javascript: measure(setup, Kind::JavaScript)?,
+            pooled: measure(setup, Kind::Pooled)?,
         });
         progress.inc(1);
     }
@@ -91,13 +100,12 @@ fn data_dir(setup: &Setup, kind: Kind) -> PathBuf {
     setup.work.join(match kind {
         Kind::Nothing => "js-idle-nothing-data",
         Kind::Wasm => "js-idle-wasm-data",
-        Kind::JavaScript => "js-idle-js-data",
+        Kind::JavaScript | Kind::Pooled => "js-idle-js-data",
     })
 }
 
 fn start(setup: &Setup, kind: Kind, threads: Threads) -> Result<Node> {
-    // The same for all: a node without JavaScript functions starts no pool.
-    Node::start_with(&with_pool(POOL), setup, &data_dir(setup, kind), threads, None)
+    Node::start_with(&with_pool(kind.pool()), setup, &data_dir(setup, kind), threads, None)
 }
 
 fn publish_all(setup: &Setup, kind: Kind) -> Result<()> {
@@ -133,8 +141,9 @@ fn measure(setup: &Setup, kind: Kind) -> Result<Idle> {
     let idle = Idle { node: node.server.memory()?, others: node.server.descendants()? };
     node.stop()?;
     ensure!(
-        kind == Kind::JavaScript || idle.others.count == 0,
-        "a node without JavaScript functions has {} processes beside it",
+        idle.others.count == kind.pool() as usize,
+        "{} has {} processes beside it",
+        kind.name(),
         idle.others.count
     );
     Ok(idle)
@@ -142,7 +151,7 @@ fn measure(setup: &Setup, kind: Kind) -> Result<Idle> {
 
 /// Calls functions from all over.
 fn call_sample(setup: &Setup) -> Result<()> {
-    let node = start(setup, Kind::JavaScript, Threads::OneCore)?;
+    let node = start(setup, Kind::Pooled, Threads::OneCore)?;
     let mut client = Client::connect(node.http)?;
     for sample in 0..SAMPLE {
         let (app, function) = (sample * (APPS / SAMPLE), sample * (FUNCTIONS_AN_APP / SAMPLE));
@@ -166,7 +175,12 @@ fn report(rounds: &[Round]) -> Report {
                 "pool_anonymous_bytes": idle.others.memory.anonymous,
             })
         };
-        json!({ "nothing": one(&round.nothing), "wasm": one(&round.wasm), "javascript": one(&round.javascript) })
+        json!({
+            "nothing": one(&round.nothing),
+            "wasm": one(&round.wasm),
+            "javascript": one(&round.javascript),
+            "pooled": one(&round.pooled),
+        })
     };
     let figure = |what: &str, wasm: fn(&Round) -> u64, javascript: fn(&Round) -> u64| {
         Figure::new(
@@ -176,7 +190,6 @@ fn report(rounds: &[Round]) -> Report {
             Target::AtMost(NO_MORE),
         )
     };
-    let processes = median(&all(|round| round.javascript.others.count as u64));
     Report {
         figures: vec![
             figure("RSS", |round| round.wasm.node.rss, |round| round.javascript.node.rss),
@@ -201,9 +214,14 @@ fn report(rounds: &[Round]) -> Report {
                     bytes(|round| round.javascript.node.anonymous),
                 ],
                 vec![
-                    format!("its pool, {processes} processes, added up"),
-                    bytes(|round| round.javascript.others.memory.rss),
-                    bytes(|round| round.javascript.others.memory.anonymous),
+                    format!("the same node with a pool of {POOL}"),
+                    bytes(|round| round.pooled.node.rss),
+                    bytes(|round| round.pooled.node.anonymous),
+                ],
+                vec![
+                    format!("its pool, {POOL} processes, added up"),
+                    bytes(|round| round.pooled.others.memory.rss),
+                    bytes(|round| round.pooled.others.memory.anonymous),
                 ],
             ],
         },
@@ -217,7 +235,8 @@ fn report(rounds: &[Round]) -> Report {
                 SETTLE.as_secs()
             ),
             format!(
-                "The pool is {POOL} processes of Deno, counted apart. What they map from one file counts in the RSS of each."
+                "The figures are of nodes without a pool (js.pool = 0); what a pool of {POOL} adds to the node itself, and its \
+                 processes, stand below. What they map from one file counts in the RSS of each."
             ),
         ],
         peers: Vec::new(),

@@ -170,6 +170,7 @@ impl Program {
         if is_closed(node) {
             return Err("the node is gone".into());
         }
+        limits::schedule_as_batch();
         limits::set(&order.limits, order.data_bytes, walls.has(Wall::User))?;
         if walls.has(Wall::Landlock) {
             self.restrict_files(order)?;

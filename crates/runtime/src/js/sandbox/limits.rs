@@ -47,3 +47,13 @@ pub(super) fn set(limits: &Limits, data_bytes: u64, counts_alone: bool) -> Step<
     }
     Ok(())
 }
+
+/// Has the system run this process, and what it executes, as a batch job (`sched(7)`): with its full share of the processor, but
+/// when it is woken it does not interrupt who runs. So a worker of the gateway hands out all requests that it has before the
+/// function's process begins with them, where both share a core: measured, some 40 % more requests. Where the system refuses, it
+/// is only slower.
+pub(super) fn schedule_as_batch() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters live for the call; 0 is the calling thread, which is the only one.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+}

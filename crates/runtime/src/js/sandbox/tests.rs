@@ -335,6 +335,15 @@ fn a_process_can_be_paused_measured_and_killed() {
 }
 
 #[test]
+fn a_process_does_not_interrupt_the_node_when_it_is_woken() {
+    let started = start(&SANDBOX, settings(SERVER, &[], 128 * MIB));
+    assert_eq!(first_line(&started), "ready");
+    // SAFETY: only asks.
+    let policy = unsafe { libc::sched_getscheduler(started.running.pid()) };
+    assert_eq!(policy, libc::SCHED_BATCH);
+}
+
+#[test]
 fn a_process_dies_with_the_thread_that_has_started_it() {
     let idle = settings("setInterval(() => {}, 1000)", &[], 128 * MIB);
     let started = thread::spawn(move || SANDBOX.start_with(&idle).unwrap()).join().unwrap();
