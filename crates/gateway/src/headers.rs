@@ -1,57 +1,14 @@
-//! Header fields that belong to one connection, and those that tell a function who asked.
+//! Header fields of a WebSocket handshake, and those that tell a function who asked.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{CONNECTION, COOKIE, FORWARDED, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Whether a field is about one connection only (RFC 9110 section 7.6.1, and the older ones that it names).
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == CONNECTION
-        || *name == TRANSFER_ENCODING
-        || *name == UPGRADE
-        || *name == TE
-        || *name == PROXY_AUTHENTICATE
-        || *name == PROXY_AUTHORIZATION
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-}
-
-/// Removes the fields that are about one connection only, and those that `connection` names.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none: one pass over the names, no lookups.
-    if headers.keys().any(is_hop_by_hop) {
-        remove_found(headers);
-    }
-}
-
-#[cold]
-fn remove_found(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        // A client that names these would take away what the gateway itself relies on.
-        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-}
 
 /// Whether a GET request without a body asks for a WebSocket (RFC 6455 section 4.2.1), as far as the header fields say so.
 pub(crate) fn ask_for_websocket(headers: &HeaderMap) -> bool {
@@ -75,7 +32,7 @@ fn is_websocket_key(key: &[u8]) -> bool {
         && digits.iter().all(|digit| digit.is_ascii_alphanumeric() || matches!(digit, b'+' | b'/')))
 }
 
-/// Sets the fields that [`remove_hop_by_hop`] has removed from one half of a WebSocket handshake.
+/// Sets the fields that [`minnow_runtime::remove_hop_by_hop`] has removed from one half of a WebSocket handshake.
 pub(crate) fn set_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -142,27 +99,6 @@ mod tests {
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         fields.sort();
         fields
-    }
-
-    #[test]
-    fn fields_of_one_connection_are_removed() {
-        for (before, after) in [
-            (&[("host", "a"), ("accept", "*/*")][..], &["accept: */*", "host: a"][..]),
-            (&[("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("host", "a")], &["host: a"]),
-            (&[("connection", "X-Hop, close"), ("x-hop", "1"), ("x-stays", "1")], &["x-stays: 1"]),
-            (&[("connection", "x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "1")], &[]),
-            (
-                &[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")],
-                &["content-length: 3", "host: a"],
-            ),
-            (&[("connection", "not a name, x-a"), ("x-a", "1")], &[]),
-            (&[("transfer-encoding", "chunked"), ("te", "trailers"), ("upgrade", "websocket")], &[]),
-            (&[("proxy-connection", "close"), ("proxy-authorization", "x"), ("proxy-authenticate", "y")], &[]),
-        ] {
-            let mut headers = headers(before);
-            remove_hop_by_hop(&mut headers);
-            assert_eq!(fields(&headers), after, "{before:?}");
-        }
     }
 
     #[test]

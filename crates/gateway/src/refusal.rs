@@ -1,5 +1,7 @@
 //! Requests that the gateway answers itself: RFC 9457 problem documents.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
@@ -15,17 +17,22 @@ pub(crate) struct Refusal {
     pub(crate) problem: Box<Problem>,
     /// The methods that work, when another one would.
     pub(crate) allow: Vec<String>,
+    /// When a client that was refused with 503 may try again, in whole seconds.
+    pub(crate) retry_after: Duration,
 }
+
+/// For want of room: queues empty in less.
+const RETRY_AFTER_WANT_OF_ROOM: Duration = Duration::from_secs(1);
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
-        Self { problem: Box::new(Problem::new(code)), allow: Vec::new() }
+        Box::new(Problem::new(code)).into()
     }
 }
 
 impl From<Box<Problem>> for Refusal {
     fn from(problem: Box<Problem>) -> Self {
-        Self { problem, allow: Vec::new() }
+        Self { problem, allow: Vec::new(), retry_after: RETRY_AFTER_WANT_OF_ROOM }
     }
 }
 
@@ -35,11 +42,10 @@ impl Refusal {
     }
 
     pub(crate) fn method_not_allowed(allow: Vec<String>) -> Self {
-        Self { problem: Box::new(Problem::new(Code::MethodNotAllowed)), allow }
+        Self { allow, ..Code::MethodNotAllowed.into() }
     }
 
-    /// The response for the request `id`. A client that was refused for want of room may try again after a second: queues
-    /// empty in less.
+    /// The response for the request `id`.
     pub(crate) fn into_response(mut self, id: RequestId) -> Response<Content> {
         self.problem.request_id = Some(id);
         let mut response = Response::new(Content::Bytes(Bytes::from(self.problem.to_json())));
@@ -48,7 +54,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after.as_secs()));
         }
         // RFC 9110 section 15.5.6: a 405 lists the methods that work.
         if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -71,6 +77,7 @@ mod tests {
             (Refusal::from(Code::UnknownApp), 404, None, None),
             (Refusal::from(Code::Overloaded), 503, Some("1"), None),
             (Refusal::from(Code::NodeOverloaded), 503, Some("1"), None),
+            (Refusal { retry_after: Duration::from_secs(60), ..Code::HeldBack.into() }, 503, Some("60"), None),
             (Refusal::method_not_allowed(vec!["GET".into(), "HEAD".into()]), 405, None, Some("GET, HEAD")),
             (Refusal::bad_request("what is wrong"), 400, None, None),
         ] {

@@ -11,12 +11,14 @@ use http::{
 use http_body::Body as HttpBody;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minnow_model::{Code, RequestId};
-use minnow_runtime::{Body, Function, Invocation, TraceContext, invocation::Upgrade, response::content_length};
+use minnow_runtime::{
+    Body, Function, Invocation, TraceContext, invocation::Upgrade, remove_hop_by_hop, response::content_length,
+};
 
 use crate::{
     body::{Content, NoBody, RequestBody, ResponseBody},
     connection::{Connection, InFlight},
-    headers::{X_REQUEST_ID, ask_for_websocket, join_cookies, remove_hop_by_hop, set_forwarded, set_upgrade},
+    headers::{X_REQUEST_ID, ask_for_websocket, join_cookies, set_forwarded, set_upgrade},
     host::{self, HostName},
     ids,
     refusal::Refusal,
@@ -185,7 +187,15 @@ async fn run(
     };
     match node.runtime.invoke(call.function, invocation).await {
         Ok(response) => Ok(sendable(response)),
-        Err(problem) => Err(Answer { refusal: problem.into(), counted: true }),
+        Err(problem) => {
+            let mut refusal = Refusal::from(problem);
+            if refusal.problem.code == Code::HeldBack
+                && let Some(held) = call.function.held_for()
+            {
+                refusal.retry_after = held;
+            }
+            Err(Answer { refusal, counted: true })
+        }
     }
 }
 

@@ -72,6 +72,9 @@ impl Limits {
         queue: 100_000,
         request_body_bytes: 1 << 40,
     };
+
+    /// The same for a function in JavaScript: an invocation has a descriptor in its process, of which that has 1,024.
+    pub const MOST_JS: Self = Self { concurrency: 512, ..Self::MOST };
 }
 
 /// The most that a node lets any function have. A publish that asks for more is refused; a default that is more is lowered.
@@ -96,7 +99,7 @@ impl LimitCaps {
     /// The limits in `asked` that exceed the caps, each as `(key, asked, cap)` ready to print; empty when all fit. A
     /// default fits always: see [`applied_to`](Self::applied_to).
     pub fn exceeded_by(&self, asked: &Limits) -> Vec<(&'static str, String, String)> {
-        beyond(&self.applied_to(asked), &self.0, |asked, cap| asked > cap)
+        self.applied_to(asked).beyond(&self.0)
     }
 
     /// What a function gets that asks for `asked`: the defaults among them, lowered to the caps. A bundle does not say which
@@ -120,12 +123,17 @@ impl LimitCaps {
 impl Limits {
     /// The limits that are smaller than `least`, each as `(key, asked, least)` ready to print.
     pub fn below(&self, least: &Self) -> Vec<(&'static str, String, String)> {
-        beyond(self, least, |asked, least| asked < least)
+        outside(self, least, |asked, least| asked < least)
+    }
+
+    /// The limits that are larger than `most`, each as `(key, asked, most)` ready to print.
+    pub fn beyond(&self, most: &Self) -> Vec<(&'static str, String, String)> {
+        outside(self, most, |asked, most| asked > most)
     }
 }
 
 /// The limits of `asked` for which `refuse` says so beside `bound`. Compared are bytes, microseconds and counts.
-fn beyond(asked: &Limits, bound: &Limits, refuse: impl Fn(u128, u128) -> bool) -> Vec<(&'static str, String, String)> {
+fn outside(asked: &Limits, bound: &Limits, refuse: impl Fn(u128, u128) -> bool) -> Vec<(&'static str, String, String)> {
     let size = |bytes: u64| (u128::from(bytes), ByteSize::b(bytes).display().iec().to_string());
     let time = |time: Duration| (time.as_micros(), humantime::format_duration(time).to_string());
     let count = |count: u32| (u128::from(count), count.to_string());

@@ -62,6 +62,12 @@ const MAX_IDLE_PER_HOST: usize = 16;
 /// How long an idle connection is kept: below the 60 s after which common load balancers close it.
 const IDLE: Duration = Duration::from_secs(50);
 
+/// How the kernel watches over a connection on which nothing comes, which a WebSocket may be for hours: as the gateway has it for
+/// those of clients, it asks the host after a minute, then every 15 s, and gives it up after four questions.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_RETRIES: u32 = 4;
+
 /// How long connecting may take, from the wait for a place to the end of the TLS handshake: two retransmissions of a SYN.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -97,6 +103,9 @@ impl Egress {
         });
         connector.enforce_http(false);
         connector.set_nodelay(true);
+        connector.set_keepalive(Some(KEEP_ALIVE));
+        connector.set_keepalive_interval(Some(KEEP_ALIVE_INTERVAL));
+        connector.set_keepalive_retries(Some(KEEP_ALIVE_RETRIES));
         connector.set_connect_timeout(Some(CONNECT));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls()?)

@@ -176,12 +176,26 @@ impl Function {
         request_id: Option<RequestId>,
         message: String,
     ) -> bool {
-        let spec = &self.spec;
         // What the node itself has to say comes at most a few times for each request.
-        if source != LogSource::Node && !self.printing.has_room(monotonic_ns(), message.len()) {
-            self.lose();
-            return false;
+        let is_kept = source == LogSource::Node || self.may_print(message.len());
+        if is_kept {
+            self.write(level, source, request_id, message);
         }
+        is_kept
+    }
+
+    /// Whether the function may print a line of `bytes` now. Counts it as dropped otherwise.
+    pub(crate) fn may_print(&self, bytes: usize) -> bool {
+        let has_room = self.printing.has_room(monotonic_ns(), bytes);
+        if !has_room {
+            self.lose();
+        }
+        has_room
+    }
+
+    /// Writes a line that [`Function::may_print`] has let through.
+    pub(crate) fn write(&self, level: Level, source: LogSource, request_id: Option<RequestId>, message: String) {
+        let spec = &self.spec;
         self.runtime.logs.write(LogLine {
             time_ms: now_ms(),
             level,
@@ -193,7 +207,6 @@ impl Function {
             request_id,
             message,
         });
-        true
     }
 
     /// The instance that was used last, if one is warm and fits.

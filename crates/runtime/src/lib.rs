@@ -1,8 +1,9 @@
 //! Runs one invocation of one version: admission, sandbox, limits, metering.
 //!
 //! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
-//! from a request to its answer), then `wasm` and `js`. `admission`, `ticker`, `worker` and `meter` are the limits: who may start, how
-//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; `compile` makes code ready to run.
+//! from a request to its answer), then `wasm` and `js`. `admission`, `memory`, `ticker`, `worker` and `meter` are the limits: who may start, how
+//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; `compile` makes code
+//! ready to run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -11,10 +12,12 @@ mod compile;
 pub mod compile_worker;
 mod egress;
 pub mod function;
+mod headers;
 pub mod invocation;
 pub mod js;
 pub mod kind;
 pub mod live;
+mod memory;
 mod meter;
 pub mod response;
 mod runtime;
@@ -24,6 +27,7 @@ pub mod worker;
 
 pub use compile::{CompileError, CompileLimits};
 pub use function::{Function, FunctionCode, FunctionSpec};
+pub use headers::remove_hop_by_hop;
 pub use invocation::{Body, BodyError, Invocation, Outcome, TraceContext};
 pub use js::{JsConfig, LoadFailure};
 pub use kind::GuestKind;

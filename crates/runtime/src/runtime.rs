@@ -32,6 +32,7 @@ use crate::{
     egress::Egress,
     invocation::{Body, BodyError, Invocation, Outcome},
     js,
+    memory::MemoryBudget,
     meter::Run,
     response,
     ticker::{Ticker, Ticking},
@@ -58,7 +59,7 @@ const MAP_INLINE_BYTES: u64 = 1 << 20;
 const CODE_OVERHEAD_BYTES: u64 = 64 << 10;
 
 /// How a runtime is set up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RuntimeConfig {
     /// Where compiled artifacts are kept.
     pub compiled_dir: PathBuf,
@@ -159,11 +160,7 @@ impl Runtime {
         let runtime = Arc::new(Self {
             logs,
             metrics,
-            memory: Arc::new(MemoryBudget {
-                limit: config.memory_bytes,
-                used: AtomicU64::new(0),
-                freed: Notify::new(),
-            }),
+            memory: Arc::new(MemoryBudget::new(config.memory_bytes)),
             ticker: Arc::new(ticker),
             idle: AtomicU32::new(0),
             max_idle: config.sandboxes.div_ceil(2),
@@ -248,8 +245,7 @@ impl Runtime {
         let mut idle: Vec<_> = idle.filter(|(idle, _)| *idle >= LEAST_IDLE).collect();
         idle.sort_unstable_by_key(|(idle, _)| std::cmp::Reverse(*idle));
         idle.into_iter().find_map(|(idle, function)| {
-            let before = function.js().size().0;
-            let ended = before.saturating_sub(function.js().cool(idle));
+            let ended = function.js().end_idle(idle);
             (ended > 0).then_some(ended as u64 * function.spec().limits.memory_bytes)
         })
     }
@@ -428,40 +424,6 @@ impl Drop for IdleInstance {
     }
 }
 
-/// The memory of all sandboxes together.
-pub(crate) struct MemoryBudget {
-    limit: u64,
-    used: AtomicU64,
-    /// Told when a process gives memory back.
-    freed: Notify,
-}
-
-impl MemoryBudget {
-    /// False when that much is not left.
-    pub(crate) fn take(&self, bytes: u64) -> bool {
-        let used = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        if used > self.limit {
-            self.used.fetch_sub(bytes, Relaxed);
-            return false;
-        }
-        true
-    }
-
-    pub(crate) fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Relaxed);
-    }
-
-    /// [`MemoryBudget::give_back`] of what others may wait for.
-    pub(crate) fn give_back_loudly(&self, bytes: u64) {
-        self.give_back(bytes);
-        self.freed.notify_waiters();
-    }
-
-    pub(crate) fn given_back(&self) -> tokio::sync::futures::Notified<'_> {
-        self.freed.notified()
-    }
-}
-
 /// Gives the function's place back when the request goes away while it waits for a sandbox.
 struct Entered<'a>(&'a Function);
 
@@ -528,7 +490,8 @@ struct ResponseBody {
     remaining: Option<u64>,
     /// Keeps the usage open until the body is through.
     run: Arc<Run>,
-    /// Ends the body of a call in a shared instance, which cannot be stopped by itself.
+    /// Ends the body of what runs among others, and so in no task of its own: a call in a shared instance, an invocation in a
+    /// process.
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -567,6 +530,10 @@ impl http_body::Body for ResponseBody {
                 let ends = self.run.started + self.run.function.spec().limits.timeout;
                 let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends.into())));
                 if deadline.as_mut().poll(cx).is_ready() {
+                    // A shared instance tells it itself, as it has to end then.
+                    if matches!(self.run.function.spec().code, FunctionCode::Js { .. }) {
+                        wasm::note_timeout(&self.run);
+                    }
                     return Poll::Ready(Some(Err(BodyError::Guest)));
                 }
             }

@@ -731,6 +731,42 @@ fn work_after_the_response_ends_with_the_time_of_its_invocation() {
     node.get("waitslong", "/other").ok();
 }
 
+#[test]
+fn work_that_is_done_before_the_response_is_sent_frees_its_place() {
+    let source = r#"
+        let release;
+        const acts = {
+            done: () => new Response(),
+            async later() { await 0; return new Response(); },
+            throws() { throw new Error("thrown"); },
+            nothing() {},
+            async used() { const response = new Response("x"); await response.text(); return response; },
+        };
+        export default {
+            fetch(request, env, ctx) {
+                const [, act, when] = new URL(request.url).pathname.split("/");
+                if (act === "release") return new Response(release());
+                ctx.waitUntil(when === "after" ? new Promise((resolve) => release = resolve) : Promise.resolve());
+                return acts[act]();
+            },
+        };
+    "#;
+    let node = node();
+    // Longer than this test waits: nothing here ends by its time.
+    node.serve(&App::of_js("early", source, "limits = { timeout = \"10m\" }"));
+    for act in ["done", "later", "throws", "nothing", "used"] {
+        for _ in 0..10 {
+            node.get("early", &format!("/{act}/before"));
+        }
+        until(&format!("nothing is left of `{act}`"), || node.count("early", "running") == 0);
+        // A response that is none announces what goes on after it, too.
+        node.get("early", &format!("/{act}/after"));
+        assert_eq!(node.count("early", "running"), 1, "{act}: the work has no place");
+        node.get("early", "/release").ok();
+        until(&format!("the work of `{act}` is over"), || node.count("early", "running") == 0);
+    }
+}
+
 /// Fetches what the query says, and tells what came of it.
 const FETCHES: &str = r#"
     export default {

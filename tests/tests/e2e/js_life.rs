@@ -5,12 +5,16 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
 
-use minnow_tests::{App, Node, Request, eventually, until};
+use minnow_tests::{
+    App, Node, Request, eventually, until,
+    upstream::{Upstream, answer},
+};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::js::{MIB, logged, node, processes, request_id};
@@ -187,6 +191,111 @@ fn a_process_that_nobody_asks_is_paused_and_then_ended() {
     assert_eq!(node.status("idle")["functions"][0]["loaded"], false);
     // The next request gets a new one.
     assert_eq!(node.get("idle", "/").json(), 1);
+}
+
+/// Blocks its event loop for ever when asked to, without computing: no limit of CPU time would end it.
+const BLOCKS: &str = r#"
+    const acts = {
+        "/ok": () => new Response("ok"),
+        "/stream": () => new Response(new ReadableStream({ start: (controller) => controller.enqueue(new Uint8Array(1)) })),
+        "/block": () => {
+            console.log("blocks");
+            Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+        },
+    };
+    export default { fetch: (request) => acts[new URL(request.url).pathname]() };
+"#;
+
+#[test]
+fn a_process_that_is_blocked_is_ended_although_nobody_asks_it_any_more() {
+    // It would end for being idle, otherwise.
+    let node = Node::builder().config("[js]\npool = 0\nidle = \"1h\"").start();
+    for timeout in ["200ms", "1s"] {
+        let name = format!("blocks{timeout}");
+        node.serve(&App::of_js(&name, BLOCKS, &format!("limits = {{ timeout = \"{timeout}\" }}")));
+        // A start may take longer than that.
+        until("it answers", || node.get(&name, "/ok").status == 200);
+        node.get(&name, "/block").problem(504, "timeout");
+        until("its process is gone", || processes(&node, &name) == 0);
+        until("another one answers", || node.get(&name, "/ok").status == 200);
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_says_nothing_about_whether_the_process_is_blocked() {
+    let node = Node::builder().config("[js]\npool = 0\nidle = \"1h\"").start();
+    node.serve(&App::of_js("leaves", BLOCKS, "limits = { timeout = \"2s\" }"));
+    let mut stream = node.open(&Request::get("leaves", "/stream"));
+    assert!(stream.piece().unwrap().is_some());
+    let mut blocked = node.connect();
+    blocked.write_head(&Request::get("leaves", "/block")).unwrap();
+    logged(&node, "leaves", "blocks");
+    drop(blocked);
+    until("one is gone", || node.count("leaves", "running") == 1);
+    drop(stream);
+    until("its process is gone", || processes(&node, "leaves") == 0);
+}
+
+#[test]
+fn the_connections_to_a_process_that_wait_are_bounded() {
+    const CROWD: usize = 300;
+    let source = "export default { fetch: async (request) => new Response(await request.text()) };";
+    let node = Node::builder().config("[js]\npool = 0").start();
+    node.serve(&App::of_js("kept", source, "limits = { timeout = \"5m\", concurrency = 400 }"));
+    node.get("kept", "/").ok();
+    let open = || fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count();
+    let before = open();
+    let head = Request::get("kept", "/").method("POST").header("content-length", "1").header("connection", "close");
+    let mut clients: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let mut client = node.connect();
+            client.write_head(&head).unwrap();
+            client
+        })
+        .collect();
+    until("all of them run", || node.count("kept", "running") == CROWD as u64);
+    for client in &mut clients {
+        client.write(b"x").unwrap();
+    }
+    for client in clients {
+        assert_eq!(client.response(false).unwrap().rest().unwrap().ok(), "x");
+    }
+    // Half of what was open, and a few of the node's own.
+    until("the others are closed", || open() < before + CROWD / 2);
+    assert_eq!(processes(&node, "kept"), 1);
+}
+
+#[test]
+fn a_module_whose_process_dies_while_it_is_loaded_is_not_loaded_again_for_the_same_request() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static IS_KILLED: AtomicBool = AtomicBool::new(false);
+    // The first who asks is the publish, the second the request.
+    let upstream = Upstream::answering(|_| {
+        if ASKED.fetch_add(1, Relaxed) == 1 {
+            until("it was killed", || IS_KILLED.load(Relaxed));
+        }
+        answer("200 OK", "", "go on")
+    });
+    let source =
+        format!("await fetch(\"http://{}/\");\nexport default {{ fetch: () => new Response() }};", upstream.address);
+    let node = Node::builder().config("[js]\npool = 1\n[egress]\nprivate_networks = [\"127.0.0.0/8\"]").start();
+    // One that comes from the pool could have died there; whether the pool has one in time is chance.
+    for name in ["dies1", "dies2", "dies3", "dies4"] {
+        ASKED.store(0, Relaxed);
+        IS_KILLED.store(false, Relaxed);
+        node.serve(&App::of_js(name, &source, &format!("egress = [\"http://{}\"]", upstream.address)));
+        until("the pool is filled", || node.js_processes().len() == 1);
+        thread::scope(|scope| {
+            let request = scope.spawn(|| node.get(name, "/"));
+            until("it is loaded", || ASKED.load(Relaxed) == 2);
+            for pid in node.js_processes() {
+                let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+            }
+            IS_KILLED.store(true, Relaxed);
+            request.join().unwrap().problem(500, "load_failed");
+        });
+        assert_eq!(ASKED.load(Relaxed), 2);
+    }
 }
 
 #[test]

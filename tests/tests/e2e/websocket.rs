@@ -266,7 +266,13 @@ fn a_function_opens_websockets_to_hosts_that_it_may_reach() {
     let path = format!("/?url=ws://{host}/chat");
     assert_eq!(node.get("calls", &path).ok(), "you said hello");
     serving.join().unwrap().unwrap();
-    assert_eq!(node.get("closed", &path).status, 502);
-    let remedy = format!("may not reach http://{host}");
-    until("the log says why", || logged(&node, "closed", &remedy));
+    let refused = node.get("closed", &path);
+    assert_eq!(refused.status, 502);
+    let remedy = format!("WebSocket: the function may not reach http://{host}");
+    until("the log says why, under the request's id", || {
+        let id = refused.header("x-request-id").unwrap();
+        let says =
+            |line: &serde_json::Value| line["message"].as_str().unwrap().contains(&remedy) && line["request_id"] == id;
+        node.logs("closed").iter().any(says)
+    });
 }

@@ -118,9 +118,13 @@ impl BundledFunction {
                 "`limits.{key}` asks for {asked}, this node allows {cap}; ask for less, or raise the node's cap"
             ));
         }
-        let least = if self.code.is_js() { Limits::LEAST_JS } else { Limits::LEAST };
+        let (least, most) =
+            if self.code.is_js() { (Limits::LEAST_JS, Limits::MOST_JS) } else { (Limits::LEAST, Limits::MOST) };
         for (key, asked, least) in self.limits.below(&least) {
             refuse(format!("`limits.{key}` is {asked}, the least is {least}"));
+        }
+        for (key, asked, most) in self.limits.beyond(&most) {
+            refuse(format!("`limits.{key}` is {asked}, the most is {most}"));
         }
         let lowered = caps.applied_to(&self.limits);
         if self.code.is_js() && lowered.memory_bytes < least.memory_bytes && lowered != self.limits {
@@ -208,6 +212,7 @@ mod tests {
         api.env = [("A=B".into(), "x".into()), ("C".into(), "\0".into())].into();
         let mut js = function(&[]);
         js.code = BundledCode::Js { module: Digest::of(b"module"), source_map: Digest::of(b"map") };
+        js.limits.concurrency = 513;
         let functions = vec![("api", api), ("js", js), ("web", function(&["/{b}"]))];
         let mut config = config(functions, &["/ok", "/../etc/passwd", "no-slash"]);
         config.sticky = Some(Sticky::Cookie("a b".into()));

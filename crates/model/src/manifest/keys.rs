@@ -224,7 +224,7 @@ pub(super) static LIMITS: TableDoc = TableDoc {
             key: "concurrency",
             kind: "number",
             default: Some("64"),
-            meaning: "Invocations that run at once on one node, 1 to 10000. The default is enough for I/O-bound work on a few \
+            meaning: "Invocations that run at once on one node, 1 to 10000, of JavaScript to 512. The default is enough for I/O-bound work on a few \
                       cores, and too few for one function to fill the node.",
             example: "concurrency = 16",
         },

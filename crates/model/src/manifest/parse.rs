@@ -324,7 +324,9 @@ impl Reader {
             Some(field) => {
                 at.limits = Some(field.value.span);
                 let is_js = code.as_ref().is_some_and(Code::is_js);
-                self.limits(field, if is_js { Limits::LEAST_JS } else { Limits::LEAST })
+                let (least, most) =
+                    if is_js { (Limits::LEAST_JS, Limits::MOST_JS) } else { (Limits::LEAST, Limits::MOST) };
+                self.limits(field, least, most)
             }
             None => Limits::default(),
         };
@@ -468,10 +470,9 @@ impl Reader {
     }
 
     /// The bounds are those of the reference; the node's own caps come on top.
-    fn limits(&mut self, field: Field<'_, '_>, least: Limits) -> Limits {
+    fn limits(&mut self, field: Field<'_, '_>, least: Limits, most: Limits) -> Limits {
         let default = Limits::default();
         let Some(fields) = self.table(field, &keys::LIMITS) else { return default };
-        let most = Limits::MOST;
         let memory = fields.get("memory").and_then(|field| self.size(field, least.memory_bytes, most.memory_bytes));
         let cpu = fields.get("cpu").and_then(|field| self.time(field, least.cpu, most.cpu));
         let timeout = fields.get("timeout").and_then(|field| self.time(field, least.timeout, most.timeout));

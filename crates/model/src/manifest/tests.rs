@@ -163,6 +163,10 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
             &with_function("limits = { concurrency = 0 }"),
             "`concurrency` is 0, out of range; choose a value from 1 to 10000",
         ),
+        (
+            &with_js("a.js", "limits = { concurrency = 513 }"),
+            "`concurrency` is 513, out of range; choose a value from 1 to 512",
+        ),
         (&with_function("limits = { concurrency = -1 }"), "out of range"),
         (&with_function("limits = { concurrency = \"64\" }"), "`concurrency` is a string, not a number"),
         (&with_function("limits = { queue = 1.5 }"), "`queue` is a number with a fraction, not a number"),

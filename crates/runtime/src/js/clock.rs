@@ -39,6 +39,8 @@ struct State {
     alive_ns: u64,
     /// Signs of life so far.
     lives: u64,
+    /// An invocation was given up, and there was no sign of life since: its event loop may never turn again.
+    owes_life: bool,
     /// The CPU clock when the last invocation ended.
     idle_ns: u64,
     /// Whether the process is stopped; it goes on with its next invocation.
@@ -74,6 +76,11 @@ impl Look {
         self.0.lives
     }
 
+    /// Whether the process has to be asked for a sign of life before it may be paused.
+    pub(super) fn owes_life(&self) -> bool {
+        self.0.owes_life
+    }
+
     /// CPU time since the last invocation ended; `None` while there is one.
     pub(super) fn idle_ns(&self) -> Option<u64> {
         (self.0.running() == 0).then(|| self.0.cpu_ns.saturating_sub(self.0.idle_ns))
@@ -102,6 +109,12 @@ impl State {
 
     fn is_stale(&self) -> bool {
         monotonic_ns().saturating_sub(self.read_at_ns) >= STALE_NS
+    }
+
+    fn live(&mut self) {
+        self.alive_ns = self.cpu_ns;
+        self.lives += 1;
+        self.owes_life = false;
     }
 
     fn leave(&mut self, began: &Began) {
@@ -146,7 +159,8 @@ impl<C: CpuClock> Clock<C> {
         *began = Began { rests: true, at_ns: state.rested_ns, charged_ns };
     }
 
-    /// An invocation has ended: its CPU time in nanoseconds. `is_alive`: that it has shows that the event loop turns.
+    /// An invocation has ended: its CPU time in nanoseconds. `is_alive`: the process ended it, which shows that its event loop
+    /// turns. Otherwise its client or its time did, and the process owes a sign of life.
     pub(super) fn end(&self, began: &Began, is_alive: bool) -> u64 {
         let mut state = self.lock();
         if state.running() == 1 || state.is_stale() {
@@ -154,8 +168,9 @@ impl<C: CpuClock> Clock<C> {
         }
         state.leave(began);
         if is_alive {
-            state.alive_ns = state.cpu_ns;
-            state.lives += 1;
+            state.live();
+        } else {
+            state.owes_life = true;
         }
         if state.running() == 0 {
             state.idle_ns = state.cpu_ns;
@@ -167,8 +182,7 @@ impl<C: CpuClock> Clock<C> {
     pub(super) fn is_alive(&self) {
         let mut state = self.lock();
         self.read_into(&mut state);
-        state.alive_ns = state.cpu_ns;
-        state.lives += 1;
+        state.live();
     }
 
     pub(super) fn look(&self) -> Look {
@@ -182,10 +196,10 @@ impl<C: CpuClock> Clock<C> {
         self.lock().running()
     }
 
-    /// Pauses the process with `pause` unless something runs in it. Answers whether it is paused.
+    /// Pauses the process with `pause` unless something runs in it, or it owes a sign of life. Answers whether it is paused.
     pub(super) fn pause(&self, pause: impl FnOnce()) -> bool {
         let mut state = self.lock();
-        if state.running() == 0 && !state.paused {
+        if state.running() == 0 && !state.owes_life && !state.paused {
             state.paused = true;
             pause();
         }
@@ -298,6 +312,25 @@ mod tests {
         clock.is_alive();
         assert!(clock.look().is_alive_since_idle());
         assert_eq!(clock.look().lives(), 2);
+    }
+
+    #[test]
+    fn a_process_in_which_an_invocation_was_given_up_is_not_paused_before_it_gave_a_sign_of_life() {
+        let clock = clock();
+        let one = clock.begin(|| {}).unwrap();
+        let two = clock.begin(|| {}).unwrap();
+        clock.end(&one, true);
+        assert!(!clock.look().owes_life());
+        clock.end(&two, false);
+        assert!(clock.look().owes_life() && !clock.pause(|| panic!("it may be blocked")));
+        clock.is_alive();
+        assert!(!clock.look().owes_life() && clock.pause(|| {}));
+        // The end of another invocation is a sign as well.
+        let one = clock.begin(|| {}).unwrap();
+        let two = clock.begin(|| {}).unwrap();
+        clock.end(&one, false);
+        clock.end(&two, true);
+        assert!(clock.pause(|| {}));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Runs JavaScript: Deno (V8) in a sandboxed process for each function, spoken to over a socket.
 //!
-//! Read `serve` (one invocation), `team` (the processes of one function), `process` (one of them, with `clock` for its CPU
-//! time, `lines` for what it prints and `stack` for where that came from), then this file: where processes come from.
-//! `sandbox` makes the walls and starts Deno, `bootstrap` is what runs in it before the function, `tools` finds or installs
-//! Deno. `outbound` is the function's way out, `websocket` what becomes of an upgraded connection.
+//! Read `serve` (one invocation), `team` (the processes of one function), `process` (one of them), `watch` (what looks after it,
+//! with `clock` for its CPU time), `output` (what it prints, with `lines` for how that is read, `stack` for where an error came
+//! from and `last_words` for how it gives up), then this file: where processes come from. `sandbox` makes the walls and starts
+//! Deno, `bootstrap` is what runs in it before the function, `tools` finds or installs Deno. `outbound` is the function's way
+//! out, `websocket` what becomes of an upgraded connection.
 
 mod clock;
+mod last_words;
 mod lines;
 mod outbound;
+mod output;
 mod process;
 pub mod sandbox;
 mod serve;
@@ -41,13 +44,14 @@ use tokio::sync::{Notify, OnceCell, oneshot};
 use self::{
     process::{CallGuard, Ending, Process},
     sandbox::{Sandbox, Walls},
+    stack::{MAPS_BYTES, Maps, Stacks},
 };
 use crate::{
     Function, Runtime, StartError,
     function::FunctionCode,
     invocation::{Body, Upgrade, Upgraded},
+    memory::MemoryBudget,
     meter::Run,
-    runtime::MemoryBudget,
 };
 
 pub use process::LoadFailure;
@@ -121,6 +125,7 @@ pub(crate) struct Engine {
     /// Where Deno is installed when there is no other place.
     data_dir: PathBuf,
     blobs: Arc<Blobs>,
+    maps: Maps,
     tokio: tokio::runtime::Handle,
     thread: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     sandbox: OnceCell<Sandbox>,
@@ -159,6 +164,7 @@ impl Engine {
             launcher,
             data_dir,
             blobs,
+            maps: Maps::new(MAPS_BYTES)?,
             tokio: tokio::runtime::Handle::current(),
             thread,
             sandbox: OnceCell::new(),
@@ -182,6 +188,10 @@ impl Engine {
 
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    fn maps(&self) -> &Maps {
+        &self.maps
     }
 
     fn cores(&self) -> usize {
@@ -230,7 +240,7 @@ impl Engine {
             let process = Loading(Some(process));
             match process.load(function, &module).await {
                 // It died in the pool: a new one is no worse for that.
-                Err(LoadFailure::Crashed(_)) if process.has_ended() => {}
+                Err(_) if process.is_unused() => {}
                 Err(failure) => return Err(failure),
                 Ok(()) => return process.done(),
             }
@@ -335,34 +345,13 @@ impl Engine {
     }
 
     /// Takes memory from what all sandboxes of the node may hold. For a process that `is_needed`, those that are idle go when too
-    /// little is left, no more than it takes: first of the pool, then those that were idle longest.
+    /// little is left: first of the pool, then those that were idle longest.
     async fn reserve(&self, bytes: u64, is_needed: bool) -> Option<Reserved> {
         let runtime = self.runtime.get().and_then(Weak::upgrade)?;
-        let took = || runtime.memory.take(bytes).then(|| Reserved { memory: Arc::clone(&runtime.memory), bytes });
-        let ends = Instant::now() + GIVE_BACK;
-        let mut freed = 0;
-        loop {
-            let given_back = runtime.memory.given_back();
-            tokio::pin!(given_back);
-            // From here on nothing that is given back is missed.
-            given_back.as_mut().enable();
-            if let Some(reserved) = took() {
-                return Some(reserved);
-            }
-            if !is_needed {
-                return None;
-            }
-            while freed < bytes {
-                match self.end_pooled().or_else(|| runtime.end_idlest()) {
-                    Some(ended) => freed += ended,
-                    None => break,
-                }
-            }
-            // Also where there is nothing left to end: processes that end by themselves give their memory back, too.
-            if tokio::time::timeout_at(ends.into(), given_back).await.is_err() {
-                return took();
-            }
-        }
+        let end_one = || self.end_pooled().or_else(|| runtime.end_idlest());
+        let has_taken =
+            runtime.memory.take(bytes) || is_needed && runtime.memory.take_within(GIVE_BACK, bytes, end_one).await;
+        has_taken.then(|| Reserved { memory: Arc::clone(&runtime.memory), bytes })
     }
 
     /// Ends a process of the pool. Answers how much memory that gives back.
@@ -453,7 +442,9 @@ impl Loading {
     async fn load(&self, function: &Arc<Function>, module: &Bytes) -> Result<(), LoadFailure> {
         let Some(process) = &self.0 else { return Err(stopping()) };
         match process.load(function, module.clone()).await {
-            Err(LoadFailure::Module(message)) => Err(LoadFailure::Module(process.mapped(function, message).await)),
+            Err(LoadFailure::Module(message)) => {
+                Err(LoadFailure::Module(Stacks::default().mapped(function, message).await))
+            }
             loaded => loaded,
         }
     }
@@ -463,8 +454,9 @@ impl Loading {
         self.0.take().ok_or_else(stopping)
     }
 
-    fn has_ended(&self) -> bool {
-        self.0.as_ref().is_none_or(|process| process.has_ended())
+    /// Nothing of a function was given to it.
+    fn is_unused(&self) -> bool {
+        self.0.as_ref().is_none_or(|process| process.function.get().is_none())
     }
 }
 

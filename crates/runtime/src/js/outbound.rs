@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -30,6 +30,7 @@ use super::{process::REQUEST, websocket};
 use crate::{
     Function, TraceContext,
     egress::{self, Broken, Caller, Egress, EgressError, MAX_OUTBOUND, Patience},
+    headers::remove_hop_by_hop,
 };
 
 const SCHEME: HeaderName = HeaderName::from_static("x-minnow-scheme");
@@ -165,7 +166,9 @@ where
 {
     let function = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
-    let id = head.headers.get(&REQUEST).and_then(|id| id.to_str().ok()?.parse().ok());
+    let number = head.headers.get(&REQUEST).and_then(|number| number.to_str().ok()?.parse().ok());
+    let invocation = number.and_then(trace);
+    let id = invocation.as_ref().map(|(id, _)| *id);
     let Some((uri, is_websocket)) = target(&head.uri, &head.method, &head.headers) else {
         return Err(Refusal::new("protocol", "the request cannot be sent: it names no host, or no scheme".into()));
     };
@@ -175,10 +178,8 @@ where
         head.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if let Some(id) = id
-        && let Some((request, trace)) = trace(id)
-    {
-        egress::set_trace(&mut head.headers, request, &trace);
+    if let Some((id, trace)) = &invocation {
+        egress::set_trace(&mut head.headers, *id, trace);
     }
     head.uri = uri.clone();
     head.version = Version::HTTP_11;
@@ -229,16 +230,11 @@ fn target(uri: &Uri, method: &Method, headers: &HeaderMap) -> Option<(Uri, bool)
     Some((uri, is_websocket))
 }
 
-/// Removes the fields that are about one connection only (RFC 9110 section 7.6.1), and those between node and process.
+/// Removes the fields that are about one connection only, and those between node and process.
 fn remove_own(headers: &mut HeaderMap) {
-    let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
-    let own = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(OWN) || matches!(name.as_str(), "keep-alive" | "proxy-connection"));
-    let usual = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
-    let removed: Vec<HeaderName> = named.chain(own.cloned()).chain(usual).collect();
-    for name in removed {
+    remove_hop_by_hop(headers);
+    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OWN)).cloned().collect();
+    for name in own {
         headers.remove(name);
     }
 }
@@ -316,7 +312,7 @@ fn text(text: impl Into<Bytes>) -> Body {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::atomic::Ordering::Relaxed};
+    use std::{net::SocketAddr, path::Path, sync::atomic::Ordering::Relaxed};
 
     use ipnet::IpNet;
     use minnow_model::{AppName, EgressRule, Tenant};
@@ -368,18 +364,16 @@ mod tests {
     #[test]
     fn fields_of_one_connection_and_of_the_node_are_removed() {
         let mut headers = headers(&[
-            ("connection", "X-Hop, close"),
-            ("connection", "not a name"),
+            ("connection", "X-Hop, close, content-length"),
             ("x-hop", "1"),
-            ("keep-alive", "timeout=5"),
-            ("upgrade", "h2c"),
+            ("content-length", "5"),
             ("x-minnow-scheme", "http"),
             ("x-minnow-egress-error", "denied"),
             ("x-minnow-egress-error", "denied"),
             ("x-stays", "1"),
         ]);
         remove_own(&mut headers);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-stays"]);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["content-length", "x-stays"]);
     }
 
     /// The node's side of a process that may call `rules`.
@@ -434,6 +428,17 @@ mod tests {
 
     fn loopback() -> Vec<IpNet> {
         vec!["127.0.0.0/8".parse().unwrap()]
+    }
+
+    /// Whether the kernel has a timer to ask `host` whether it is there, on the one connection to it.
+    fn is_kept_alive(host: SocketAddr) -> bool {
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let remote = format!("0100007F:{:04X}", host.port());
+        let of_host = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let timers: Vec<_> = of_host.filter(|fields| fields[2] == remote).map(|fields| fields[5].to_owned()).collect();
+        let [timer] = &timers[..] else { panic!("{timers:?}") };
+        // proc_net_tcp.txt: "2 another timer (e.g. delayed ack or keepalive) is pending".
+        timer.starts_with("02:")
     }
 
     async fn read_head(stream: &mut TcpStream) -> String {
@@ -603,6 +608,13 @@ mod tests {
         stream.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, said);
         assert_eq!(exit.under_way.load(Relaxed), 1);
+        // A host that has vanished is found out, however long nothing is said.
+        let kept_alive = async {
+            while !is_kept_alive(address) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), kept_alive).await.unwrap();
         drop(stream);
         // What broke off looks so: the node says nothing in the host's name.
         assert_eq!(function.read_to_end(&mut Vec::new()).await.unwrap(), 0);

@@ -5,7 +5,10 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicI32, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread::{self, ThreadId},
     time::{Duration, Instant},
@@ -19,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use minnow_model::{Limits, RequestId, problem::Code};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Notify, OnceCell, watch},
+    sync::{Notify, watch},
 };
 
 use super::{
@@ -27,7 +30,6 @@ use super::{
     clock::{Began, Clock, CpuClock},
     outbound,
     sandbox::{Running, Started},
-    stack,
 };
 use crate::{Function, invocation::Body, meter::Run, runtime::Place};
 
@@ -37,8 +39,9 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// How many invocations are remembered after their end. A line is read some milliseconds after it was printed.
 const ENDED_CALLS: usize = 1024;
 
-/// From this share of its memory on, a process in which a handler failed counts as full: 85 %.
-const FULL: (u64, u64) = (17, 20);
+/// Connections to one process that wait for a request, of all threads together. Each is a descriptor of the process
+/// (`sandbox::start`); a gateway that has more at once than this opens others.
+const MAX_IDLE: usize = 128;
 
 /// How long the node waits to learn why a process ended whose connection broke off.
 const ENDING: Duration = Duration::from_millis(500);
@@ -149,12 +152,10 @@ pub(super) struct Process {
     pub(super) clock: Clock<ProcessCpu>,
     /// Where the function's outbound requests come in; taken when it is loaded.
     egress: Mutex<Option<std::os::unix::net::UnixListener>>,
-    idle: Mutex<Vec<(ThreadId, SendRequest<Body>)>>,
-    /// By the number under which the process knows them: a client may give two requests the same id, that of its trace.
-    calls: Mutex<HashMap<u64, Arc<Call>>>,
+    /// Connections that wait for a request, the one that waits longest first.
+    idle: Mutex<VecDeque<(ThreadId, SendRequest<Body>)>>,
+    calls: Mutex<Calls>,
     next_call: AtomicU64,
-    /// The last invocations that ended, with their ids: what they printed may be read later.
-    ended_calls: Mutex<VecDeque<(u64, RequestId)>>,
     /// The function that it serves, once that is loaded.
     pub(super) function: OnceLock<Weak<Function>>,
     /// Why it is being ended; the first reason stays.
@@ -170,8 +171,6 @@ pub(super) struct Process {
     pub(super) is_busy: AtomicBool,
     pub(super) memory_bytes: AtomicU64,
     used: Mutex<Instant>,
-    /// From the bundled module to the sources; read when the first stack is printed.
-    pub(super) source_map: OnceCell<Option<stack::Map>>,
     /// Gives back what the process holds of the node's memory.
     _reserved: Reserved,
 }
@@ -184,19 +183,40 @@ impl CpuClock for ProcessCpu {
     }
 }
 
+/// The invocations of one process.
+#[derive(Default)]
+struct Calls {
+    /// By the number under which the process knows them: a client may give two requests the same id, that of its trace.
+    open: HashMap<u64, Arc<Call>>,
+    /// The last that ended, with their ids: what they printed may be read later.
+    ended: VecDeque<(u64, RequestId)>,
+}
+
 /// One invocation in a process.
 pub(super) struct Call {
     number: u64,
     pub(super) run: Arc<Run>,
     pub(super) began: Mutex<Began>,
     /// The response is through, or nobody waits for it any more; what `waitUntil` was given goes on.
-    pub(super) is_over: AtomicBool,
-    /// The process has answered: its event loop turned for it.
-    has_answered: AtomicBool,
-    pub(super) waits: AtomicBool,
+    is_over: AtomicBool,
+    /// How often the process announced work of `waitUntil`, less how often it was done. Below zero for a moment when the record
+    /// of the end is read before the head of the response that announces the work.
+    waits: AtomicI32,
     /// A WebSocket stays open for hours: the CPU limit holds for each of its events, not for all together.
     pub(super) is_upgraded: AtomicBool,
     _place: Arc<Place>,
+}
+
+impl Call {
+    /// Work of `waitUntil` goes on after the response.
+    pub(super) fn waits(&self) {
+        self.waits.fetch_add(1, SeqCst);
+    }
+
+    /// Whether only work of `waitUntil` is left of it.
+    pub(super) fn only_waits(&self) -> bool {
+        self.is_over.load(SeqCst) && self.waits.load(SeqCst) > 0
+    }
 }
 
 impl Process {
@@ -210,7 +230,6 @@ impl Process {
             idle: Mutex::default(),
             calls: Mutex::default(),
             next_call: AtomicU64::new(0),
-            ended_calls: Mutex::default(),
             function: OnceLock::new(),
             asked: OnceLock::new(),
             ended: watch::Sender::new(None),
@@ -221,7 +240,6 @@ impl Process {
             is_busy: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
-            source_map: OnceCell::new(),
             _reserved: reserved,
         });
         let stdout = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout)?;
@@ -246,7 +264,10 @@ impl Process {
     pub(super) async fn load(self: &Arc<Self>, function: &Arc<Function>, module: Bytes) -> Result<(), LoadFailure> {
         // Before the watch knows the function: it pauses what has been idle for long.
         let began = self.clock.begin(|| self.go_on()).ok_or_else(|| LoadFailure::Crashed("it was ended".into()))?;
-        let loaded = self.load_into(function, module, &began).await;
+        let loaded = match self.connect().await {
+            Ok(sender) => self.load_into(function, module, &began, sender).await,
+            Err(error) => Err(LoadFailure::Crashed(format!("it takes no connection: {error}"))),
+        };
         self.clock.end(&began, loaded.is_ok());
         self.touch();
         self.is_loaded.store(loaded.is_ok(), Relaxed);
@@ -258,6 +279,7 @@ impl Process {
         function: &Arc<Function>,
         module: Bytes,
         began: &Began,
+        sender: SendRequest<Body>,
     ) -> Result<(), LoadFailure> {
         let spec = function.spec();
         let _ = self.function.set(Arc::downgrade(function));
@@ -281,13 +303,18 @@ impl Process {
             .header(HOST, "localhost")
             .body(full(body.into()))
             .map_err(|error| LoadFailure::Crashed(error.to_string()))?;
-        self.watch_load(request, began, &spec.limits).await
+        self.watch_load(post_load(sender, request), began, &spec.limits).await
     }
 
-    async fn watch_load(&self, request: Request<Body>, began: &Began, limits: &Limits) -> Result<(), LoadFailure> {
+    async fn watch_load(
+        &self,
+        loading: impl Future<Output = Option<Result<(), LoadFailure>>>,
+        began: &Began,
+        limits: &Limits,
+    ) -> Result<(), LoadFailure> {
         let most_cpu = limits.cpu.max(LEAST_LOAD_CPU);
         let most_time = limits.timeout.clamp(LEAST_LOAD_TIME, MOST_LOAD_TIME);
-        let mut loading = std::pin::pin!(self.post_load(request));
+        let mut loading = std::pin::pin!(loading);
         let mut ticks = tokio::time::interval(TICK);
         let ends = Instant::now() + most_time;
         loop {
@@ -316,35 +343,6 @@ impl Process {
         }
     }
 
-    /// `None`: the connection broke off.
-    async fn post_load(&self, request: Request<Body>) -> Option<Result<(), LoadFailure>> {
-        let mut sender = self.connect().await.ok()?;
-        let response = sender.send_request(request).await.ok()?;
-        let is_loaded = response.status().is_success();
-        let body = match http_body_util::Limited::new(response.into_body(), MAX_HEAD_BYTES).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Some(Err(LoadFailure::Module(
-                    "the module fails with an error that is too long to show".into(),
-                )));
-            }
-            Err(_) => return None,
-        };
-        if is_loaded {
-            return Some(Ok(()));
-        }
-        #[derive(serde::Deserialize)]
-        struct Refused {
-            message: String,
-            #[serde(default)]
-            stack: Option<String>,
-        }
-        let refused = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Refused { message: String::from_utf8_lossy(&body).into_owned(), stack: None });
-        let stack = refused.stack.filter(|stack| !stack.is_empty());
-        Some(Err(LoadFailure::Module(stack.unwrap_or(refused.message))))
-    }
-
     /// Serves the function's way out until the process has ended.
     async fn let_out(self: Arc<Self>, listener: UnixListener, function: Weak<Function>) {
         let mut ended = self.ended.subscribe();
@@ -368,13 +366,12 @@ impl Process {
             run: Arc::clone(run),
             began: Mutex::new(began),
             is_over: AtomicBool::new(false),
-            has_answered: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
+            waits: AtomicI32::new(0),
             is_upgraded: AtomicBool::new(false),
             _place: Arc::clone(place),
         });
-        self.calls().insert(call.number, Arc::clone(&call));
-        Some(CallGuard { process: Arc::clone(self), call })
+        self.calls().open.insert(call.number, Arc::clone(&call));
+        Some(CallGuard { process: Arc::clone(self), call, is_through: false })
     }
 
     /// Goes on after a pause.
@@ -383,39 +380,46 @@ impl Process {
         self.resumed.notify_one();
     }
 
-    /// Ends the invocation if nothing of it is left.
-    pub(super) fn settle(&self, call: &Arc<Call>) {
-        let is_over = call.is_over.load(Relaxed) && (!call.waits.load(Relaxed) || self.ended.borrow().is_some());
-        if !is_over || !self.calls().contains_key(&call.number) {
-            return;
+    /// Work of `waitUntil` that was announced is done.
+    pub(super) fn done(&self, call: &Call) {
+        call.waits.fetch_sub(1, SeqCst);
+        self.settle(call, true);
+    }
+
+    /// Ends the invocation if nothing of it is left. `is_alive`: the process itself has come to this.
+    pub(super) fn settle(&self, call: &Call, is_alive: bool) {
+        // Of two who note the last things at once, at least one sees both: hence `SeqCst`.
+        let is_over = call.is_over.load(SeqCst);
+        if is_over && (call.waits.load(SeqCst) <= 0 || self.ended.borrow().is_some()) {
+            self.finish(call, is_alive);
         }
+    }
+
+    /// Ends the invocation, whatever is left of it. False when it had ended before.
+    pub(super) fn finish(&self, call: &Call, is_alive: bool) -> bool {
         {
-            let mut ended = self.ended_calls.lock().unwrap_or_else(PoisonError::into_inner);
-            if ended.len() >= ENDED_CALLS {
-                ended.pop_front();
+            let mut calls = self.calls();
+            if calls.open.remove(&call.number).is_none() {
+                return false;
             }
-            ended.push_back((call.number, call.run.id));
-        }
-        if self.calls().remove(&call.number).is_none() {
-            return;
+            if calls.ended.len() >= ENDED_CALLS {
+                calls.ended.pop_front();
+            }
+            calls.ended.push_back((call.number, call.run.id));
         }
         let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
-        call.run.meter.charge_ns(self.clock.end(&began, call.has_answered.load(Relaxed)));
+        call.run.meter.charge_ns(self.clock.end(&began, is_alive));
         call.run.holds_memory(self.memory_bytes.load(Relaxed));
         self.touch();
-        if self.is_retired.load(Relaxed) && self.calls().is_empty() {
+        if self.is_retired() && self.clock.close_if_idle() {
             self.end(Ending::Memory);
         }
+        true
     }
 
     /// The invocation only rests from now on: its response streams, or is through.
     fn rest(&self, call: &Call) {
         self.clock.rest(&mut call.began.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Whether the process has next to nothing left of its memory.
-    pub(super) fn is_full(&self, limit_bytes: u64) -> bool {
-        self.running.memory_bytes().is_some_and(|bytes| bytes >= limit_bytes / FULL.1 * FULL.0)
     }
 
     /// The process found no memory. It gets no more invocations: what fills it may be held for good, and every other one would
@@ -435,10 +439,10 @@ impl Process {
                 let here = thread::current().id();
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 let found = idle.iter().rposition(|(thread, _)| *thread == here);
-                found.map(|index| idle.swap_remove(index).1)
+                found.and_then(|index| idle.remove(index))
             };
             match idle {
-                Some(mut sender) => {
+                Some((_, mut sender)) => {
                     if sender.ready().await.is_ok() {
                         return Ok(sender);
                     }
@@ -448,11 +452,16 @@ impl Process {
         }
     }
 
-    /// Keeps a connection for the next request of this thread. Invocations bound how many there are.
+    /// Keeps a connection for the next request of this thread.
     pub(super) fn keep(&self, sender: SendRequest<Body>) {
-        if !sender.is_closed() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((thread::current().id(), sender));
+        if sender.is_closed() {
+            return;
         }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() >= MAX_IDLE {
+            idle.pop_front();
+        }
+        idle.push_back((thread::current().id(), sender));
     }
 
     pub(super) async fn connect(&self) -> io::Result<SendRequest<Body>> {
@@ -517,24 +526,53 @@ impl Process {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    pub(super) fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The invocations that have not ended.
+    pub(super) fn open_calls(&self) -> Vec<Arc<Call>> {
+        self.calls().open.values().cloned().collect()
     }
 
     /// The request id of an invocation that runs, or ran a moment ago.
     pub(super) fn id_of(&self, number: RequestId) -> Option<RequestId> {
-        if let Some(call) = self.call(number) {
-            return Some(call.run.id);
-        }
         let number = u64::try_from(number.0).ok()?;
-        let ended = self.ended_calls.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, id)| *id)
+        let calls = self.calls();
+        let open = calls.open.get(&number).map(|call| call.run.id);
+        open.or_else(|| calls.ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, id)| *id))
     }
 
     /// The invocation that the process knows by this number.
     pub(super) fn call(&self, number: RequestId) -> Option<Arc<Call>> {
-        self.calls().get(&u64::try_from(number.0).ok()?).cloned()
+        self.calls().open.get(&u64::try_from(number.0).ok()?).cloned()
     }
+}
+
+/// Sends a function's module. `None`: the connection broke off.
+async fn post_load(mut sender: SendRequest<Body>, request: Request<Body>) -> Option<Result<(), LoadFailure>> {
+    let response = sender.send_request(request).await.ok()?;
+    let is_loaded = response.status().is_success();
+    let body = match http_body_util::Limited::new(response.into_body(), MAX_HEAD_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            return Some(Err(LoadFailure::Module("the module fails with an error that is too long to show".into())));
+        }
+        Err(_) => return None,
+    };
+    if is_loaded {
+        return Some(Ok(()));
+    }
+    #[derive(serde::Deserialize)]
+    struct Refused {
+        message: String,
+        #[serde(default)]
+        stack: Option<String>,
+    }
+    let refused = serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Refused { message: String::from_utf8_lossy(&body).into_owned(), stack: None });
+    let stack = refused.stack.filter(|stack| !stack.is_empty());
+    Some(Err(LoadFailure::Module(stack.unwrap_or(refused.message))))
 }
 
 impl Drop for Process {
@@ -547,6 +585,7 @@ impl Drop for Process {
 pub(super) struct CallGuard {
     process: Arc<Process>,
     call: Arc<Call>,
+    is_through: bool,
 }
 
 impl CallGuard {
@@ -559,10 +598,14 @@ impl CallGuard {
         RequestId(u128::from(self.call.number))
     }
 
-    /// The process has answered. `waits`: what `waitUntil` was given is open.
-    pub(super) fn answered(&self, waits: bool) {
-        self.call.has_answered.store(true, Relaxed);
-        self.call.waits.fetch_or(waits, Relaxed);
+    /// The response announces that work of `waitUntil` goes on after it.
+    pub(super) fn waits(&self) {
+        self.call.waits();
+    }
+
+    /// The process has sent the whole response.
+    pub(super) fn through(mut self) {
+        self.is_through = true;
     }
 
     /// The response streams from now on.
@@ -579,11 +622,12 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.call.is_over.store(true, Relaxed);
-        if self.call.waits.load(Relaxed) {
+        // Before it is over: what has ended does not rest.
+        if self.call.waits.load(SeqCst) > 0 {
             self.process.rest(&self.call);
         }
-        self.process.settle(&self.call);
+        self.call.is_over.store(true, SeqCst);
+        self.process.settle(&self.call, self.is_through);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One invocation in a process: the request in, the response out.
 
 use std::{
+    io,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -16,9 +17,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use minnow_model::{Level, LogSource, problem::Code};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::process::{CallGuard, LoadFailure, MAX_HEAD_BYTES, Process, REQUEST};
+use super::process::{CallGuard, Ending, LoadFailure, MAX_HEAD_BYTES, Process, REQUEST};
 use crate::{
     invocation::{Body, BodyError, Invocation, Upgrade},
     meter::Run,
@@ -35,8 +36,7 @@ const TRIES: u32 = 3;
 /// Runs an invocation to the head of its response; the body streams behind it. `None`: the run says why there is none.
 pub(crate) async fn invoke(run: &Arc<Run>, place: Place, invocation: Invocation) -> Option<Response<Body>> {
     let ends = Instant::from_std(run.started) + run.function.spec().limits.timeout;
-    let invoked = start_and_send(run, place, invocation, ends);
-    match tokio::time::timeout_at(ends, invoked).await {
+    match tokio::time::timeout_at(ends, start_and_send(run, place, invocation)).await {
         Ok(response) => response,
         Err(_) => {
             note_timeout(run);
@@ -45,12 +45,7 @@ pub(crate) async fn invoke(run: &Arc<Run>, place: Place, invocation: Invocation)
     }
 }
 
-async fn start_and_send(
-    run: &Arc<Run>,
-    place: Place,
-    mut invocation: Invocation,
-    ends: Instant,
-) -> Option<Response<Body>> {
+async fn start_and_send(run: &Arc<Run>, place: Place, mut invocation: Invocation) -> Option<Response<Body>> {
     let upgrade = invocation.upgrade.take();
     let place = Arc::new(place);
     let mut request = to_process(run, invocation);
@@ -71,14 +66,18 @@ async fn start_and_send(
         request.headers_mut().insert(&REQUEST, number_value(&call));
         let mut sender = match process.connection().await {
             Ok(sender) => sender,
-            Err(_) if process.has_ended() => continue,
+            Err(_) if process.has_ended() || process.ending().await.is_some() => continue,
+            Err(error) if has_no_server(&error) => {
+                process.end(Ending::Crashed("it takes no more connections".into()));
+                continue;
+            }
             Err(error) => {
                 note_guest_failure(run, Code::Internal, format!("the function's process takes no connection: {error}"));
                 return None;
             }
         };
         match sender.try_send_request(request).await {
-            Ok(response) => return answer(run, call, sender, response, upgrade, ends),
+            Ok(response) => return answer(run, call, sender, response, upgrade),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => {
@@ -90,6 +89,11 @@ async fn start_and_send(
     }
     note_guest_failure(run, Code::FunctionExited, "the function's processes end as soon as they are started".into());
     None
+}
+
+/// Whether a process took no connection because nobody listens in it any more. Any other reason lies with the node, or passes.
+fn has_no_server(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 /// The request as the process gets it.
@@ -126,12 +130,13 @@ fn answer(
     sender: SendRequest<Body>,
     mut response: Response<Incoming>,
     upgrade: Option<Upgrade>,
-    ends: Instant,
 ) -> Option<Response<Body>> {
-    let waits = response.headers_mut().remove(&WAITS).is_some();
-    call.answered(waits);
+    if response.headers_mut().remove(&WAITS).is_some() {
+        call.waits();
+    }
     if let Some(failure) = response.headers_mut().remove(&FAILURE) {
         note_handler_failure(run, call.process(), failure.as_bytes());
+        call.through();
         return None;
     }
     let head_bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -150,23 +155,20 @@ fn answer(
         return Some(super::upgraded(run, call, response, upgrade));
     }
     run.returned();
-    let body = ResponseBody {
-        inner: response,
-        call: Some(call),
-        sender: Some(sender),
-        run: Arc::clone(run),
-        ends,
-        deadline: None,
-    };
-    Some(body.into_response())
+    let (parts, inner) = response.into_parts();
+    let mut body = ResponseBody { inner, call: Some(call), sender: Some(sender), run: Arc::clone(run) };
+    if body.inner.is_end_stream() {
+        body.finish();
+    } else if let Some(call) = &body.call {
+        call.streams();
+    }
+    Some(Response::from_parts(parts, body.boxed_unsync()))
 }
 
 /// The bootstrap says that the handler gave no response.
 fn note_handler_failure(run: &Run, process: &Process, failure: &[u8]) {
-    // V8 lets a handler know of an allocation that fails, as a RangeError.
-    let lacks_memory = failure == b"memory" || process.is_full(run.function.spec().limits.memory_bytes);
     let code = match failure {
-        b"threw" | b"memory" if lacks_memory => {
+        b"memory" => {
             process.retire();
             Code::MemoryLimit
         }
@@ -211,36 +213,14 @@ async fn note_broken(run: &Run, process: &Process, error: &hyper::Error) {
 }
 
 /// The body of a process's response. Dropping it before its end closes the connection, which aborts `request.signal`.
-struct ResponseBody<B> {
-    inner: B,
+struct ResponseBody {
+    inner: Incoming,
     call: Option<CallGuard>,
     sender: Option<SendRequest<Body>>,
     run: Arc<Run>,
-    ends: Instant,
-    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl ResponseBody<Response<Incoming>> {
-    fn into_response(self) -> Response<Body> {
-        let (parts, inner) = self.inner.into_parts();
-        let mut body = ResponseBody {
-            inner,
-            call: self.call,
-            sender: self.sender,
-            run: self.run,
-            ends: self.ends,
-            deadline: self.deadline,
-        };
-        if body.inner.is_end_stream() {
-            body.finish();
-        } else if let Some(call) = &body.call {
-            call.streams();
-        }
-        Response::from_parts(parts, body.boxed_unsync())
-    }
-}
-
-impl ResponseBody<Incoming> {
+impl ResponseBody {
     /// The response is through: the connection is free for the next request.
     fn finish(&mut self) {
         if let (Some(call), Some(sender)) = (self.call.take(), self.sender.take()) {
@@ -248,11 +228,12 @@ impl ResponseBody<Incoming> {
             if self.run.has_read_request() {
                 call.process().keep(sender);
             }
+            call.through();
         }
     }
 }
 
-impl http_body::Body for ResponseBody<Incoming> {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -277,16 +258,7 @@ impl http_body::Body for ResponseBody<Incoming> {
                 }
                 Poll::Ready(Some(Err(BodyError::Guest)))
             }
-            Poll::Pending => {
-                let ends = this.ends;
-                let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));
-                if deadline.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                note_timeout(&this.run);
-                (this.call, this.sender) = (None, None);
-                Poll::Ready(Some(Err(BodyError::Guest)))
-            }
+            Poll::Pending => Poll::Pending,
         }
     }
 

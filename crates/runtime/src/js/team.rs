@@ -126,11 +126,20 @@ impl Team {
         if ending.is_fault() { state.deaths.record(Instant::now()) } else { None }
     }
 
-    /// Ends processes that nobody used for `idle`. Returns how many are left.
+    /// Ends processes that nobody used for `idle`. Returns how many are left, with the one that is being started.
     pub(crate) fn cool(&self, idle: Duration) -> usize {
-        let mut state = self.state();
-        state.processes.retain(|process| !process.has_ended() && (process.idle_for() < idle || !process.end_if_idle()));
+        self.end_idle(idle);
+        let state = self.state();
         state.processes.len() + usize::from(state.starting.is_some())
+    }
+
+    /// Ends processes that nobody used for `idle`. Returns how many that were.
+    pub(crate) fn end_idle(&self, idle: Duration) -> usize {
+        let mut state = self.state();
+        state.processes.retain(|process| !process.has_ended());
+        let before = state.processes.len();
+        state.processes.retain(|process| process.idle_for() < idle || !process.end_if_idle());
+        before - state.processes.len()
     }
 
     /// How long the process that was idle longest has been so.
@@ -237,8 +246,8 @@ impl Deaths {
 
     fn held_for(&self, now: Instant) -> Option<Duration> {
         let left = self.held_until?.saturating_duration_since(now);
-        // Whole seconds, at least one: it is what clients are told to wait.
-        (!left.is_zero()).then(|| Duration::from_secs(left.as_secs() + 1))
+        // Whole seconds, rounded up: it is what clients are told to wait.
+        (!left.is_zero()).then(|| Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0)))
     }
 }
 
@@ -258,7 +267,11 @@ mod tests {
         let mut expected = FIRST_HOLD;
         for _ in 0..10 {
             assert_eq!(deaths.record(now), Some(expected));
-            assert!(deaths.held_for(now + expected / 2).is_some());
+            assert_eq!(deaths.held_for(now), Some(expected));
+            // Rounded up: whoever comes then finds it started.
+            let almost = Duration::from_millis(1);
+            assert_eq!(deaths.held_for(now + almost), Some(expected));
+            assert_eq!(deaths.held_for(now + expected - almost), Some(second));
             now += expected;
             assert_eq!(deaths.held_for(now), None);
             expected = (expected * 2).min(LONGEST_HOLD);

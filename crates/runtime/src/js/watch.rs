@@ -1,23 +1,26 @@
-//! What looks after a process: reads what it prints, bounds what it uses, pauses it, and learns how it ends.
+//! What looks after a process: has what it prints heard, bounds what it uses, pauses it, and learns how it ends.
 
 use std::{
+    future::pending,
+    pin::pin,
     sync::{Arc, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures::future::maybe_done;
 use http::{Request, header::HOST};
 use http_body_util::BodyExt as _;
-use minnow_model::{Level, LogSource};
-use tokio::{io::AsyncRead, net::unix::pipe::Receiver, time::MissedTickBehavior};
+use minnow_model::{Level, Limits, LogSource};
+use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use super::{
-    lines::{Line, Lines, Skipped},
+    clock::Look,
+    last_words::LastWords,
+    lines::Lines,
     process::{Call, Ending, PING, Process, TICK, full, nanoseconds},
-    sandbox::says_out_of_memory,
-    stack, team,
+    team,
 };
-use crate::Function;
 
 /// How long a process goes on after its last invocation before it is stopped. Long enough that a client's next request
 /// costs no signals, short enough that nothing runs when nothing is asked for.
@@ -33,17 +36,12 @@ const BUSY_SPAN: Duration = Duration::from_millis(100);
 /// How long a process in which something runs may be silent before it is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Lines that are heard before others get their turn.
-const LINES_AT_ONCE: u32 = 64;
-
 /// How long output is read after the process has ended. It is there by then, unless something else holds the pipe.
 const LAST_OUTPUT: Duration = Duration::from_millis(100);
 
-/// What Deno says when it finds no memory for its threads.
-const NO_THREADS: &str = "unable to create worker threads";
-
-/// How much of what V8 says when it gives up is kept to tell why.
-const LAST_WORDS_BYTES: usize = 4096;
+/// How long its last lines may take then. A stack among them waits for its source map, of which a large one is read in some
+/// 200 ms.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What the watch remembers between two looks.
 struct Watch {
@@ -52,89 +50,86 @@ struct Watch {
     cpu_ns: u64,
     /// CPU time at the last look.
     last_cpu_ns: u64,
-    /// When there was a sign of life, and since when one was asked for.
+    /// When there was a sign of life, and how many there were until then.
     alive: Instant,
-    asked: Option<Instant>,
     lives: u64,
+    /// A sign of life was asked for, and did not come yet.
+    asked: Option<Asked>,
     /// Nothing was computed between the last two looks.
     is_quiet: bool,
+}
+
+/// When a process was asked for a sign of life, and its CPU time then.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    cpu_ns: u64,
+}
+
+/// What a process has coming that gives no sign of life.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Question,
+    End(Ending),
 }
 
 impl Watch {
     fn from(cpu_ns: u64) -> Self {
         let now = Instant::now();
-        Self { since: now, cpu_ns, last_cpu_ns: cpu_ns, alive: now, asked: None, lives: 0, is_quiet: false }
+        Self { since: now, cpu_ns, last_cpu_ns: cpu_ns, alive: now, lives: 0, asked: None, is_quiet: false }
+    }
+
+    /// What is due now. A process answers as soon as its event loop turns, so what it uses from the question on is one
+    /// computation, which may take no more than a whole invocation.
+    fn due(&mut self, look: &Look, now: Instant, limits: &Limits) -> Option<Due> {
+        if look.lives() != self.lives {
+            (self.alive, self.lives, self.asked) = (now, look.lives(), None);
+        }
+        let cpu_limit = nanoseconds(limits.cpu);
+        if let Some(asked) = self.asked {
+            if look.cpu_ns().saturating_sub(asked.cpu_ns) > cpu_limit {
+                return Some(Due::End(Ending::Cpu));
+            }
+            let is_stuck = now.duration_since(asked.at) > limits.timeout.max(SILENCE);
+            return is_stuck.then_some(Due::End(Ending::Stuck));
+        }
+        let is_silent = match look.idle_ns() {
+            Some(idle_ns) => idle_ns > nanoseconds(IDLE_CPU),
+            None => now.duration_since(self.alive) > SILENCE,
+        };
+        (is_silent || look.silent_ns() > cpu_limit / 2 || look.owes_life()).then(|| {
+            self.asked = Some(Asked { at: now, cpu_ns: look.cpu_ns() });
+            Due::Question
+        })
     }
 }
 
 impl Process {
     /// Looks after the process until it has ended.
     pub(super) async fn watch(self: Arc<Self>, stdout: Receiver, stderr: Receiver) {
-        let (mut stdout, mut stderr) = (Lines::new(stdout), Lines::new(stderr));
-        let mut exit = std::pin::pin!(self.running.exited());
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = Watch::from(0);
-        let mut last_words = String::new();
-        let (mut out_ended, mut err_ended) = (false, false);
-        // Lines until the next tick. Of what a function prints beyond its rate only the records for the node are read.
-        let mut heard = 0;
-        let mut is_flooded = false;
-        let status = loop {
-            tokio::select! {
-                biased;
-                status = &mut exit => break status,
-                // In the pool there is nothing to look at.
-                () = self.resumed.notified(), if self.function.get().is_none() => {}
-                // Before the output: a process that prints without end is looked at all the same.
-                _ = ticks.tick(), if self.function.get().is_some() => {
-                    is_flooded = false;
-                    self.tick(&mut watch);
-                    if self.may_pause(&watch) && self.clock.pause(|| self.running.pause()) {
-                        tokio::select! {
-                            biased;
-                            status = &mut exit => break status,
-                            () = self.resumed.notified() => {}
-                        }
-                        ticks.reset_immediately();
-                        watch = Watch::from(self.clock.look().cpu_ns());
-                    }
-                }
-                heard = next(&mut stdout, is_flooded), if !out_ended => match heard {
-                    Some(Skipped::Line(line)) => is_flooded |= !self.hear(line).await,
-                    Some(Skipped::Lines(count)) => self.lose(count),
-                    None => out_ended = true,
-                },
-                line = stderr.next(), if !err_ended && !is_flooded => match line {
-                    Some(line) => is_flooded = !self.hear_stderr(line, &mut last_words),
-                    None => err_ended = true,
-                },
-            }
-            heard += 1;
-            if heard >= LINES_AT_ONCE {
-                heard = 0;
-                tokio::task::yield_now().await;
+        let (mut stderr, mut last_words) = (Lines::new(stderr), LastWords::default());
+        let mut hearing = pin!(maybe_done(self.hear(Lines::new(stdout))));
+        let status = tokio::select! {
+            biased;
+            // Before the output: a process that prints without end is looked at all the same.
+            status = self.look() => status,
+            status = async {
+                tokio::join!(hearing.as_mut(), self.hear_errors(&mut stderr, &mut last_words));
+                // It closes both and lives.
+                pending().await
+            } => status,
+        };
+        let errors_left = async {
+            while let Some(line) = stderr.next().await {
+                self.hear_error(line, &mut last_words);
             }
         };
-        let _ = tokio::time::timeout(
-            LAST_OUTPUT,
-            drain(&mut stderr, |line| {
-                self.hear_stderr(line, &mut last_words);
-            }),
-        )
-        .await;
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let _ = tokio::time::timeout(LAST_OUTPUT, errors_left).await;
         let ending = self.asked.get().cloned().unwrap_or_else(|| self.why_it_ended(&status, &last_words));
         self.ended.send_replace(Some(ending.clone()));
-        let last_lines = async {
-            while let Some(line) = stdout.next().await {
-                self.hear(line).await;
-            }
-        };
-        let _ = tokio::time::timeout(LAST_OUTPUT, last_lines).await;
-        let left: Vec<Arc<Call>> = self.calls().values().cloned().collect();
-        for call in left {
-            self.settle(&call);
+        let _ = tokio::time::timeout(LAST_LINES, hearing).await;
+        for call in self.open_calls() {
+            self.settle(&call, false);
         }
         if let Some(function) = self.function.get().and_then(Weak::upgrade) {
             let held = function.js().ended(&self, &ending);
@@ -146,12 +141,42 @@ impl Process {
         }
     }
 
-    /// Whether nothing is left that the process has to run for. It must not be stopped in the middle of a computation: if that
-    /// has no end, the next invocation would wait for it in vain.
+    /// Looks at the process again and again, and pauses it while nothing runs in it. Returns how it has ended.
+    async fn look(self: &Arc<Self>) -> String {
+        let mut exit = pin!(self.running.exited());
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::from(0);
+        let status = loop {
+            tokio::select! {
+                biased;
+                status = &mut exit => break status,
+                // In the pool there is nothing to look at.
+                () = self.resumed.notified(), if self.function.get().is_none() => {}
+                _ = ticks.tick(), if self.function.get().is_some() => {
+                    self.tick(&mut watch);
+                    if self.may_pause(&watch) && self.clock.pause(|| self.running.pause()) {
+                        tokio::select! {
+                            biased;
+                            status = &mut exit => break status,
+                            () = self.resumed.notified() => {}
+                        }
+                        ticks.reset_immediately();
+                        watch = Watch::from(self.clock.look().cpu_ns());
+                    }
+                }
+            }
+        };
+        status.map_or_else(|error| error.to_string(), |status| status.to_string())
+    }
+
+    /// Whether nothing is left that the process has to run for. It must not be stopped in the middle of a computation, or before it
+    /// has answered: if what it does has no end, the next invocation would wait for it in vain.
     fn may_pause(&self, watch: &Watch) -> bool {
         let look = self.clock.look();
         let Some(idle_ns) = look.idle_ns() else { return false };
         self.is_loaded.load(Relaxed)
+            && watch.asked.is_none()
             && ((watch.is_quiet && self.idle_for() >= PAUSE_AFTER)
                 || (idle_ns > nanoseconds(IDLE_CPU) && look.is_alive_since_idle()))
     }
@@ -169,38 +194,30 @@ impl Process {
         let look = self.clock.look();
         let now = Instant::now();
         self.note_business(&look.cpu_ns(), watch, now);
-        if look.lives() != watch.lives {
-            (watch.alive, watch.asked, watch.lives) = (now, None, look.lives());
-        }
         watch.is_quiet = look.cpu_ns().saturating_sub(watch.last_cpu_ns) < nanoseconds(TICK / 10);
         watch.last_cpu_ns = look.cpu_ns();
 
-        let calls: Vec<Arc<Call>> = self.calls().values().cloned().collect();
+        let calls = self.open_calls();
         let spent = |call: &Arc<Call>| look.of(&call.began.lock().unwrap_or_else(PoisonError::into_inner));
         let is_spent = |call: &Arc<Call>| !call.is_upgraded.load(Relaxed) && spent(call) > cpu_limit;
-        if self.is_loaded.load(Relaxed) && (look.silent_ns() > cpu_limit || calls.iter().any(is_spent)) {
-            return self.end(Ending::Cpu);
-        }
-        let computes =
-            look.silent_ns() > cpu_limit / 2 || look.idle_ns().is_some_and(|idle| idle > nanoseconds(IDLE_CPU));
-        let is_silent = !calls.is_empty() && now.duration_since(watch.alive) > SILENCE;
-        match watch.asked {
-            None if self.is_loaded.load(Relaxed) && (computes || is_silent) => {
-                watch.asked = Some(now);
-                tokio::spawn(Arc::clone(self).ping());
+        if self.is_loaded.load(Relaxed) {
+            if calls.iter().any(is_spent) {
+                return self.end(Ending::Cpu);
             }
-            Some(asked) if now.duration_since(asked) > limits.timeout.max(SILENCE) => return self.end(Ending::Stuck),
-            _ => {}
+            match watch.due(&look, now, limits) {
+                Some(Due::Question) => drop(tokio::spawn(Arc::clone(self).ping())),
+                Some(Due::End(why)) => return self.end(why),
+                None => {}
+            }
         }
         for call in calls {
             call.run.holds_memory(self.memory_bytes.load(Relaxed));
             // What goes on after the response has the time of the whole invocation.
             let is_late = now > call.run.started + limits.timeout;
-            if is_late && call.is_over.load(Relaxed) && call.waits.swap(false, Relaxed) {
+            if is_late && call.only_waits() && self.finish(&call, false) {
                 let timeout = humantime::format_duration(limits.timeout);
                 let message = format!("what `waitUntil` was given is not over after limits.timeout = {timeout}");
                 call.run.log(Level::Warn, LogSource::Node, message);
-                self.settle(&call);
             }
         }
     }
@@ -233,95 +250,100 @@ impl Process {
         }
     }
 
-    /// A line of the process. False when it prints more than is kept.
-    async fn hear(&self, line: Line) -> bool {
-        match line {
-            Line::Ready => {
-                self.is_ready.send_replace(true);
-            }
-            Line::Waits(number) => {
-                if let Some(call) = self.call(number) {
-                    call.waits.store(true, Relaxed);
-                }
-            }
-            Line::Done(number) => {
-                if let Some(call) = self.call(number) {
-                    call.waits.store(false, Relaxed);
-                    self.settle(&call);
-                }
-            }
-            Line::Log { level, request, message } => {
-                let Some(function) = self.function.get().and_then(Weak::upgrade) else { return true };
-                // A process can claim any invocation: only those count that run in it.
-                let request = request.and_then(|number| self.id_of(number));
-                let source = if level >= Level::Warn { LogSource::Stderr } else { LogSource::Stdout };
-                let message = self.mapped(&function, message).await;
-                return function.print(level, source, request, message);
-            }
-            Line::Plain(message) => {
-                if let Some(function) = self.function.get().and_then(Weak::upgrade) {
-                    return function.print(Level::Info, LogSource::Stdout, None, message);
-                }
-            }
-        }
-        true
-    }
-
-    /// `message` with the places of the function's own sources in the stacks that it holds.
-    pub(super) async fn mapped(&self, function: &Function, message: String) -> String {
-        let module = stack::module(function);
-        if !message.contains(&module) {
-            return message;
-        }
-        let map = self.source_map.get_or_init(|| stack::load(function)).await;
-        match map {
-            Some(map) => stack::mapped(map, &module, &message),
-            None => message,
-        }
-    }
-
-    /// The function printed lines that nobody reads.
-    fn lose(&self, count: u64) {
-        if let Some(function) = self.function.get().and_then(Weak::upgrade) {
-            (0..count).for_each(|_| function.lose());
-        }
-    }
-
-    /// A line of what Deno itself has to say. False when that is more than is kept.
-    fn hear_stderr(&self, line: Line, last_words: &mut String) -> bool {
-        // Records come over the standard output only.
-        let Line::Plain(line) = line else { return true };
-        if line.trim().is_empty() {
-            return true;
-        }
-        if last_words.len() + line.len() < LAST_WORDS_BYTES {
-            last_words.push_str(&line);
-            last_words.push('\n');
-        }
-        let function = self.function.get().and_then(Weak::upgrade);
-        function.is_none_or(|function| function.print(Level::Warn, LogSource::Stderr, None, line))
-    }
-
-    fn why_it_ended(&self, status: &str, last_words: &str) -> Ending {
-        // Where no stack for a thread finds room, Deno says only that.
-        let lacks_memory = last_words.lines().any(says_out_of_memory) || last_words.contains(NO_THREADS);
-        if lacks_memory || self.running.was_out_of_memory() {
+    fn why_it_ended(&self, status: &str, last_words: &LastWords) -> Ending {
+        if last_words.say_out_of_memory() || self.running.was_out_of_memory() {
             return Ending::Memory;
         }
-        match last_words.trim() {
+        match last_words.as_str() {
             "" => Ending::Crashed(status.to_owned()),
             words => Ending::Crashed(format!("{status}: {words}")),
         }
     }
 }
 
-/// The next line, or, of a flood, the next one that the node has to know.
-async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<R>, is_flooded: bool) -> Option<Skipped> {
-    if is_flooded { lines.skip().await } else { lines.next().await.map(Skipped::Line) }
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
 
-async fn drain<R: AsyncRead + Unpin>(lines: &mut Lines<R>, mut hear: impl FnMut(Line)) {
-    while let Some(line) = lines.next().await {
-        hear(line);
+    use super::*;
+    use crate::js::clock::{Clock, CpuClock};
+
+    /// A CPU clock that shows what it is set to.
+    #[derive(Default)]
+    struct Hand(Arc<AtomicU64>);
+
+    impl CpuClock for Hand {
+        fn cpu_ns(&self) -> Option<u64> {
+            Some(self.0.load(Relaxed))
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A process, and what is due after it computed and time went by.
+    struct Watched {
+        cpu: Arc<AtomicU64>,
+        clock: Clock<Hand>,
+        watch: Watch,
+        now: Instant,
+        limits: Limits,
+    }
+
+    impl Watched {
+        fn new(cpu: Duration, timeout: Duration) -> Self {
+            let hand = Hand::default();
+            let (cpu_clock, watch) = (Arc::clone(&hand.0), Watch::from(0));
+            let limits = Limits { cpu, timeout, ..Limits::default() };
+            Self { cpu: cpu_clock, clock: Clock::new(hand), now: watch.alive, watch, limits }
+        }
+
+        fn after(&mut self, cpu: Duration, time: Duration) -> Option<Due> {
+            self.cpu.fetch_add(nanoseconds(cpu), Relaxed);
+            self.now += time;
+            let look = self.clock.look();
+            self.watch.due(&look, self.now, &self.limits)
+        }
+    }
+
+    #[test]
+    fn one_computation_may_take_the_whole_of_cpu_whatever_was_used_before_it() {
+        let mut process = Watched::new(1000 * MS, 60_000 * MS);
+        let _stream = process.clock.begin(|| {}).unwrap();
+        assert_eq!(process.after(499 * MS, 500 * MS), None);
+        // The next one begins; it is asked in the middle of it.
+        assert_eq!(process.after(10 * MS, 10 * MS), Some(Due::Question));
+        assert_eq!(process.after(990 * MS, 990 * MS), None);
+        process.clock.is_alive();
+        assert_eq!(process.after(499 * MS, 500 * MS), None);
+        assert_eq!(process.after(10 * MS, 10 * MS), Some(Due::Question));
+        assert_eq!(process.after(1001 * MS, 1001 * MS), Some(Due::End(Ending::Cpu)));
+    }
+
+    #[test]
+    fn a_process_that_gave_up_an_invocation_is_asked_and_ended_also_while_nothing_runs_in_it() {
+        let mut process = Watched::new(1000 * MS, 500 * MS);
+        let call = process.clock.begin(|| {}).unwrap();
+        assert_eq!(process.after(MS, 500 * MS), None);
+        process.clock.end(&call, false);
+        assert_eq!(process.after(Duration::ZERO, TICK), Some(Due::Question));
+        assert_eq!(process.after(Duration::ZERO, SILENCE), None);
+        assert_eq!(process.after(Duration::ZERO, TICK), Some(Due::End(Ending::Stuck)));
+        // One that answers goes on.
+        let mut process = Watched::new(1000 * MS, 500 * MS);
+        let call = process.clock.begin(|| {}).unwrap();
+        process.clock.end(&call, false);
+        assert_eq!(process.after(Duration::ZERO, TICK), Some(Due::Question));
+        process.clock.is_alive();
+        assert_eq!(process.after(Duration::ZERO, 60_000 * MS), None);
+    }
+
+    #[test]
+    fn a_process_is_asked_when_it_is_silent_for_long_while_something_runs_in_it() {
+        let mut process = Watched::new(1000 * MS, 5000 * MS);
+        assert_eq!(process.after(Duration::ZERO, 60_000 * MS), None);
+        let _call = process.clock.begin(|| {}).unwrap();
+        assert_eq!(process.after(Duration::ZERO, TICK), Some(Due::Question));
+        assert_eq!(process.after(Duration::ZERO, 5000 * MS), None);
+        assert_eq!(process.after(Duration::ZERO, TICK), Some(Due::End(Ending::Stuck)));
     }
 }

@@ -17,8 +17,8 @@ use super::{Code, Flavor, failure::Limit, output::LogStream, reuse03::Hand};
 use crate::{
     Function,
     egress::continue_trace,
+    memory::MemoryBudget,
     meter::{Meter, Run},
-    runtime::MemoryBudget,
     worker,
 };
 

@@ -26,6 +26,7 @@ const NativeWebSocket = WebSocket;
 const nativeFetch = fetch;
 const nativeUpgrade = Deno.upgradeWebSocket;
 const nativeServe = Deno.serve;
+const nativeExit = Deno.exit;
 const { createHttpClient } = Deno;
 const NativeURL = URL;
 const NativeBlob = Blob;

@@ -62,7 +62,7 @@ const LARGE_BUNDLE_BYTES = 128 * 1024;
 async function importModule(bytes) {
   if (bytes.length >= LARGE_BUNDLE_BYTES) vm ??= await import("node:vm");
   const namespace = await (vm !== undefined && await compile(bytes)) || await importBlob(bytes);
-  handlers.fetch ??= "default" in namespace ? exportedHandler(namespace.default) : await servedHandler();
+  handlers.fetch ??= "default" in namespace ? exportedHandler(namespace.default) : await servedHandler(namespace);
 }
 
 /** Evaluates the bundle with V8 alone. Nothing when it does not compile or link: `import()` says better where and why. */
@@ -129,17 +129,27 @@ function exportedHandler(exported) {
   if (kind === "function" && typeof exported.prototype?.fetch === "function") {
     return (request, ctx) => construct(exported, [ctx, env]).fetch(request);
   }
-  const hint = kind === "function" ? "; write `export default { fetch: … }` around the function" : "";
+  let hint = "";
+  if (kind === "function") hint = "; write `export default { fetch: … }` around the function";
+  else if (typeof exported.handler === "function") hint = OF_LAMBDA;
   throw new LoadError("no_fetch", `the default export has no fetch${hint}`);
 }
 
-async function servedHandler() {
+/** What to write in place of `exports.handler`. */
+const OF_LAMBDA = "; `handler` is how AWS Lambda calls a function: here it gets a Request and returns a Response, as " +
+  "`export default { fetch(request) { … } }`";
+
+async function servedHandler(namespace) {
   await new NativePromise((resolve) => {
     createSystemTimer(resolve, LATE_SERVE_MS, true);
     lateServe = resolve;
   });
   if (handlers.fetch !== null) return handlers.fetch;
-  throw new LoadError("no_default", "the module has no default export and does not call Deno.serve");
+  let hint = "; write `export default { fetch(request) { … } }`";
+  if ("fetch" in namespace) hint = "; it exports fetch by name: write `export default { fetch }`";
+  else if ("handler" in namespace) hint = OF_LAMBDA;
+  else if (listensForFetch) hint = "; in place of `addEventListener(\"fetch\", …)` write `export default { fetch(request) { … } }`";
+  throw new LoadError("no_default", `the module has no default export and does not call Deno.serve${hint}`);
 }
 
 /** Why the module could not be loaded, told apart by how Deno's loader words its errors. */
@@ -255,15 +265,19 @@ function answered(response, invocation) {
   if (inner === undefined || inner.type === "error") {
     return failed("not_a_response", `the handler returned ${describe(response)}, which cannot be sent`, invocation);
   }
-  if (inner.status === 101) response = answeredSwitching(response, invocation);
-  else if (hasOwnHeader(inner.headerList)) response = withoutOwnHeaders(response);
+  if (inner.status === 101) return answeredSwitching(response, invocation);
+  return withWait(hasOwnHeader(inner.headerList) ? withoutOwnHeaders(response) : response, invocation);
+}
+
+/**
+ * The response, which says whether work of `waitUntil` goes on after it: a record might come after it, and the node would take
+ * the invocation for over.
+ */
+function withWait(response, invocation) {
   invocation.answered = true;
-  // With the response itself: a record might come after it, and the node would not know that the invocation goes on.
-  if (invocation.open > 0) {
-    invocation.waiting = true;
-    response = withHeader(response, "x-minnow-waits", "1");
-  }
-  return response;
+  if (invocation.open === 0 || invocation.waiting) return response;
+  invocation.waiting = true;
+  return withHeader(response, "x-minnow-waits", "1");
 }
 
 function copyOf(list) {
@@ -320,16 +334,20 @@ function abandon(socket) {
   else close();
 }
 
+/** A record is early enough here: what became a WebSocket is not over with its head. */
 function answeredSwitching(response, invocation) {
   const end = mapGet(responseSockets, response);
   if (end === undefined) {
     return failed("not_a_response", "status 101 needs `webSocket`, or the response of Deno.upgradeWebSocket", invocation);
   }
+  let upgraded;
   try {
-    return upgradeForPair(invocation, response, end).response;
+    upgraded = upgradeForPair(invocation, response, end).response;
   } catch (error) {
     return threw(error, invocation);
   }
+  invocationAnswered(invocation);
+  return upgraded;
 }
 
 function threw(error, invocation) {
@@ -353,8 +371,7 @@ function isOutOfMemory(error) {
 function failed(kind, message, invocation) {
   log("error", message, invocation.id);
   if (invocation.upgrade !== null) return answeredUpgraded(null, invocation);
-  invocationAnswered(invocation);
-  return failure(kind);
+  return withWait(failure(kind), invocation);
 }
 
 /** A request of the node itself: it has no request id. */
@@ -374,7 +391,11 @@ function withoutHandler() {
 function onError(error) {
   const message = describe(error);
   log("error", `Uncaught ${message}`);
-  return failure(indexOf(message, "The body of the Response returned") >= 0 ? "not_a_response" : "threw");
+  const response = failure(indexOf(message, "The body of the Response returned") >= 0 ? "not_a_response" : "threw");
+  const invocation = current();
+  if (invocation === undefined) return response;
+  // What the response that cannot be sent would have said.
+  return invocation.waiting ? withHeader(response, "x-minnow-waits", "1") : withWait(response, invocation);
 }
 
 /** How long a process waits for its function before it prepares: one from the pool waits, another gets it at once. */
@@ -394,7 +415,13 @@ async function warmUp() {
   }
 }
 
-nativeServe({
+/** Deno's server ends when it cannot accept a connection, as without a free descriptor. A process without it is of no use. */
+function endWithServer(reason) {
+  print(`it takes no more connections: ${describe(reason)}\n`, true);
+  nativeExit(1);
+}
+
+const server = nativeServe({
   path: httpPath,
   automaticCompression: false,
   onListen: () => {
@@ -403,3 +430,4 @@ nativeServe({
   },
   onError,
 }, serveRequest);
+then(server.finished, endWithServer, endWithServer);

@@ -53,7 +53,7 @@ function tidy(message) {
     }
     message = named + slice(message, from);
   }
-  return withoutFrames(withoutFrames(message, bootUrl), "ext:");
+  return withAdvice(withoutFrames(withoutFrames(message, bootUrl), "ext:"));
 }
 
 /** Leaves out the lines of a stack that are in the script `place`. */
@@ -63,9 +63,43 @@ function withoutFrames(message, place) {
     const start = lastIndexOf(message, "\n", at);
     const end = indexOf(message, "\n", at);
     if (start >= 0 && startsWith(trimStart(slice(message, start, at)), "at ")) {
-      message = slice(message, 0, start) + (end < 0 ? "" : slice(message, end));
+      const line = end < 0 ? slice(message, start) : slice(message, start, end);
+      message = slice(message, 0, start) + closing(line) + (end < 0 ? "" : slice(message, end));
       at = indexOf(message, place, start);
     } else at = indexOf(message, place, at + place.length);
+  }
+  return message;
+}
+
+/** What the console wrote after the last frame of a stack: an error's own properties begin there, or what it is part of ends. */
+function closing(line) {
+  let start = line.length;
+  while (start > 0 && indexOf(" {}[],", line[start - 1]) >= 0) start--;
+  return slice(line, start);
+}
+
+/** How Deno ends the message of an error when it may not do something, between these two the name of the permission. */
+const ADVICE = ", run again with the --allow-";
+const ADVICE_END = " flag";
+/** What is true here in its place. */
+const REASONS = freeze({
+  __proto__: null,
+  read: "a function has no files; import them, and they are in its bundle",
+  write: "a function has no files",
+  net: "a function reaches the network with fetch, WebSocket and EventSource only",
+  import: "a function imports what is in its bundle",
+  run: "a function starts no programs",
+  ffi: "a function runs no native code",
+  sys: "a function learns nothing about the machine",
+});
+
+/** Tells why something is refused. The errors themselves are Deno's: programs may look at them. */
+function withAdvice(message) {
+  for (let at = indexOf(message, ADVICE); at >= 0; at = indexOf(message, ADVICE, at + 1)) {
+    const start = at + ADVICE.length;
+    const end = indexOf(message, ADVICE_END, start);
+    const reason = end < 0 ? undefined : REASONS[slice(message, start, end)];
+    if (reason !== undefined) message = `${slice(message, 0, at)}: ${reason}${slice(message, end + ADVICE_END.length)}`;
   }
   return message;
 }

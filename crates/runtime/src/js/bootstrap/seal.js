@@ -38,6 +38,14 @@ defineProperty(internals, "__initWorkerThreads", {
   configurable: true,
 });
 
+/** Whether the module waits for `fetch` events, as service workers do: there are none here. */
+let listensForFetch = false;
+const nativeAddEventListener = globalThis.addEventListener;
+defineGlobal("addEventListener", function addEventListener(type) {
+  if (type === "fetch") listensForFetch = true;
+  return apply(nativeAddEventListener, this, arguments);
+});
+
 // What `process.argv` is made of when it is first needed, in place of how the node calls Deno.
 internals.__nodeBootstrapArgs.denoArgs = [];
 replace(Deno, "mainModule", "file:///function.js");

@@ -37,7 +37,10 @@ pub(crate) struct Running(pub(super) Arc<Held>);
 
 /// A process whose drop does not block: that may happen anywhere, also where requests are served.
 #[derive(Debug)]
-pub(super) struct Held(ManuallyDrop<Process>);
+pub(super) struct Held {
+    process: ManuallyDrop<Process>,
+    endings: Arc<Endings>,
+}
 
 /// A process. Its drop kills it, waits for its end, 4 ms, and then for its memory group.
 ///
@@ -161,8 +164,8 @@ impl Running {
 }
 
 impl Held {
-    pub(super) fn new(process: Process) -> Self {
-        Self(ManuallyDrop::new(process))
+    pub(super) fn new(process: Process, endings: &Arc<Endings>) -> Self {
+        Self { process: ManuallyDrop::new(process), endings: Arc::clone(endings) }
     }
 }
 
@@ -170,16 +173,16 @@ impl Deref for Held {
     type Target = Process;
 
     fn deref(&self) -> &Process {
-        &self.0
+        &self.process
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // SAFETY: this is the drop, so nothing uses the value afterwards.
-        let process = unsafe { ManuallyDrop::take(&mut self.0) };
+        let process = unsafe { ManuallyDrop::take(&mut self.process) };
         process.signal(Signal::KILL);
-        let ending = Ending::begin();
+        let ending = self.endings.begin();
         let end = move || {
             drop(process);
             drop(ending);
@@ -192,32 +195,36 @@ impl Drop for Held {
 /// It does a handful of system calls.
 const END_STACK_BYTES: usize = 64 << 10;
 
-/// How many processes are ending.
-static ENDING: Mutex<usize> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
+/// The processes of a sandbox that are ending: killed, and not taken away yet.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    count: Mutex<usize>,
+    ended: Condvar,
+}
 
-/// A process that is ending, counted.
-struct Ending;
+impl Endings {
+    /// One more, until what is returned is dropped.
+    fn begin(self: &Arc<Self>) -> Ending {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Ending(Arc::clone(self))
+    }
 
-impl Ending {
-    fn begin() -> Self {
-        *ENDING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        Self
+    /// Waits until there are at most so many. Whether that has come.
+    pub(super) fn wait(&self, at_most: usize, within: Duration) -> bool {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(count, within, |count| *count > at_most);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
+
+/// A process that is ending.
+struct Ending(Arc<Endings>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        *ENDING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        ENDED.notify_all();
+        *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.ended.notify_all();
     }
-}
-
-/// Waits until at most so many processes are ending. Whether that has come.
-pub(super) fn wait_for_ends(at_most: usize, within: Duration) -> bool {
-    let ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let waited = ENDED.wait_timeout_while(ending, within, |ending| *ending > at_most);
-    !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
 }
 
 impl Process {
@@ -297,4 +304,19 @@ pub(super) fn listen(run: &RunFolder) -> io::Result<UnixListener> {
     // Whoever Deno is: nobody else gets into the folder.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_ending_counts_in_its_own_sandbox_until_it_has_ended() {
+        let (endings, others) = (Arc::<Endings>::default(), Arc::<Endings>::default());
+        let ending = (endings.begin(), endings.begin());
+        assert!(endings.wait(2, Duration::ZERO) && !endings.wait(1, Duration::ZERO));
+        assert!(others.wait(0, Duration::ZERO));
+        thread::spawn(move || drop(ending));
+        assert!(endings.wait(0, Duration::from_secs(60)));
+    }
 }

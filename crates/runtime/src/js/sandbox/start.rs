@@ -22,7 +22,7 @@ use super::{
     cgroup::{Group, Groups},
     command, libraries,
     limits::Limits,
-    process::{self, Held, Process, RunFolder, Running, Started},
+    process::{self, Endings, Held, Process, RunFolder, Running, Started},
     root,
     wire::{self, Go, Order, Report, StartOrder},
 };
@@ -37,8 +37,9 @@ const MAX_ENDING: usize = 64;
 /// What the launcher has said to its standard error when it fails without a report, at most.
 const LAST_WORDS_BYTES: u64 = 4096;
 
-/// Descriptors and threads of one process: its connections in and out, and V8's threads, which come with the machine's
-/// cores.
+/// Descriptors and threads of one process. V8's threads come with the machine's cores. Of the descriptors some 50 are Deno's own;
+/// the others are its connections: one for each invocation (`Limits::MOST_JS`), those that wait for one
+/// (`process::MAX_IDLE`), and those out (`outbound::MAX_CONNECTIONS`). Deno's server ends when there is none for the next one.
 const LIMITS: Limits = Limits { open_files: 1024, threads: 128 };
 
 /// The trial listens as the bootstrap does: by then Deno has mapped what it maps.
@@ -58,6 +59,7 @@ struct Prepared {
     boot: String,
     walls: Walls,
     groups: Option<Groups>,
+    endings: Arc<Endings>,
     /// What an idle Deno maps and does not use.
     unused_bytes: u64,
 }
@@ -138,6 +140,7 @@ impl Sandbox {
             boot: self.0.boot.clone(),
             walls: self.0.walls.clone(),
             groups: None,
+            endings: Arc::default(),
             unused_bytes: self.0.unused_bytes,
         };
         prepared.walls.standing.retain(|wall| walls.contains(wall));
@@ -163,7 +166,8 @@ impl Prepared {
         let groups = Groups::find();
         walls.found(Wall::Memory, groups.as_ref().map(|_| ()).map_err(Clone::clone));
         let (launcher, boot) = (launcher.into(), boot.into());
-        Ok(Self { launcher, deno, libraries, boot, walls, groups: groups.ok(), unused_bytes: 1 << 30 })
+        let (groups, endings) = (groups.ok(), Arc::default());
+        Ok(Self { launcher, deno, libraries, boot, walls, groups, endings, unused_bytes: 1 << 30 })
     }
 
     /// Starts a Deno that does nothing, and returns how much more it maps than it uses.
@@ -191,7 +195,7 @@ impl Prepared {
     }
 
     fn start(&self, settings: &Settings<'_>) -> Result<Started, StartError> {
-        if !process::wait_for_ends(MAX_ENDING, STEP) {
+        if !self.endings.wait(MAX_ENDING, STEP) {
             return Err(StartError::Sandbox(format!("more than {MAX_ENDING} processes do not end")));
         }
         let create = |groups: &Groups| groups.create(group_bytes(settings.memory_bytes), settings.limits.threads);
@@ -217,7 +221,7 @@ impl Prepared {
             _ => None,
         };
         let Some(pid) = pid else { return Err(launch.failed("it did not make a process")) };
-        let process = adopt(pid, run, group)?;
+        let process = adopt(pid, run, group, &self.endings)?;
         // The end of the connection: Deno has been executed, and the launcher is done.
         if launch.report()?.is_some() {
             return Err(launch.failed("it said more than it should"));
@@ -259,10 +263,10 @@ fn group_bytes(memory_bytes: u64) -> u64 {
 }
 
 /// Takes hold of a child of this process.
-fn adopt(pid: Pid, run: RunFolder, group: Option<Group>) -> Result<Held, StartError> {
+fn adopt(pid: Pid, run: RunFolder, group: Option<Group>, endings: &Arc<Endings>) -> Result<Held, StartError> {
     let adopted = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
     match adopted.and_then(|pidfd| Ok((pidfd, process::cpu_clock(pid)?))) {
-        Ok((pidfd, cpu_clock)) => Ok(Held::new(Process { pid, pidfd, cpu_clock, run, group })),
+        Ok((pidfd, cpu_clock)) => Ok(Held::new(Process { pid, pidfd, cpu_clock, run, group }, endings)),
         Err(error) => {
             // It is a child that nobody has waited for, so the number is still its own.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

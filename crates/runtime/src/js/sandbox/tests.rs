@@ -429,6 +429,22 @@ fn a_thread_bomb_ends_its_own_process_only() {
     assert!(highest <= 148 * MIB);
 }
 
+/// Deno's server ends then. Without it the process would be of no use, and would stay.
+#[test]
+fn a_process_that_has_no_descriptor_for_a_connection_ends_and_says_so() {
+    const OPEN_FILES: u64 = 64;
+    let mut settings = settings(crate::js::BOOTSTRAP, &[], 128 * MIB);
+    settings.args = command::args(128 * MIB);
+    settings.limits.open_files = OPEN_FILES;
+    let started = start(&SANDBOX, settings);
+    assert!(first_line(&started).contains("ready"));
+    let socket = started.running.http_socket();
+    let connections: Vec<UnixStream> = (0..OPEN_FILES).map_while(|_| UnixStream::connect(&socket).ok()).collect();
+    let output = output(started);
+    assert!(output.errors.contains("it takes no more connections"), "{}", output.errors);
+    drop(connections);
+}
+
 #[test]
 fn a_wall_that_does_not_hold_is_an_error() {
     let sandbox = SANDBOX.with_only(&[Wall::Landlock, Wall::Seccomp], 1000);
