@@ -26,6 +26,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const INVOKE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// Finds a node that vanished during an upload or while a log is followed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long a connection may rest and still be used again: less than the 10 s after which a node closes it. A command that
+/// packs an app meanwhile would not notice, and send its next request to nobody.
+const REST: Duration = Duration::from_secs(5);
 /// The longest error body that is read, and the longest log line. A log message has at most 16 KiB, which JSON escapes
 /// to at most six times that.
 const MAX_TEXT_BYTES: usize = 256 * 1024;
@@ -48,11 +51,16 @@ pub struct Client {
 impl Client {
     /// Prepares a client. Nothing is sent yet.
     pub fn new(server: Url, token: Option<String>) -> Result<Self, ApiError> {
+        Self::with_rest(server, token, REST)
+    }
+
+    fn with_rest(server: Url, token: Option<String>, rest: Duration) -> Result<Self, ApiError> {
         use_ring();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("minnow/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
+            .pool_idle_timeout(rest)
             // A redirect would carry an upload or a change somewhere else.
             .redirect(reqwest::redirect::Policy::none());
         if server.scheme() == "http" {
@@ -351,9 +359,13 @@ impl LogStream {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        io::{BufRead as _, Write as _},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
     };
 
     use tokio::{
@@ -469,6 +481,37 @@ mod tests {
         published.unwrap();
         deployed.unwrap();
         rolled_back.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_node_has_closed_meanwhile_is_not_used_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (close, closing) = mpsc::channel();
+        let (closed, is_closed) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = std::io::BufReader::new(stream.unwrap());
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    stream.read_line(&mut line).unwrap();
+                }
+                stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap();
+                closing.recv().unwrap();
+                drop(stream);
+                closed.send(()).unwrap();
+            }
+        });
+        let rest = Duration::from_millis(1);
+        let client = Client::with_rest(server, Some("t".into()), rest).unwrap();
+        for _ in 0..3 {
+            assert!(!client.has_blob(&Digest::of(b"")).await.unwrap());
+            // The command computes from here on: nothing looks at the connection.
+            close.send(()).unwrap();
+            is_closed.recv().unwrap();
+            std::thread::sleep(2 * rest);
+        }
     }
 
     #[test]

@@ -342,6 +342,10 @@ fn a_change_of_a_typescript_source_is_live_and_an_error_names_its_line() {
     web("return new Response(;");
     dev.wait_for_print("src/web.ts:4:25", 1);
     assert_eq!(dev.get("/").status, 500);
+    // A mistake that is undone leaves nothing to publish, and is told too.
+    web("throw new Error(`no ${word}`);");
+    dev.wait_for_print("as before", 1);
+    assert!(dev.printed().contains("live types@0.0.0-dev.3 as before"), "{}", dev.printed());
     web("return new Response('mended');");
     dev.wait_for("/", "mended");
 }

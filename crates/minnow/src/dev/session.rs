@@ -35,6 +35,17 @@ pub struct Session {
     live: Option<Digest>,
 }
 
+/// What came of changes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Another version is live.
+    Live(Version),
+    /// The sources are again what is live: a mistake was undone, or nothing that counts has changed.
+    AsLive,
+    /// Nothing that is to be told.
+    Nothing,
+}
+
 /// The functions in JavaScript.
 #[derive(Debug, Default)]
 pub struct Scripts {
@@ -113,13 +124,13 @@ impl Session {
         &self.interest
     }
 
-    /// Acts on changes: builds what is affected, and publishes and deploys when something came of it. `None` when
-    /// everything is as it was. After an error the version before keeps serving, and the next change tries again.
-    pub async fn apply(&mut self, changes: &Changes) -> anyhow::Result<Option<Version>> {
+    /// Acts on changes: builds what is affected, and publishes and deploys when something came of it. After an error the
+    /// version before keeps serving, and the next change tries again.
+    pub async fn apply(&mut self, changes: &Changes) -> anyhow::Result<Applied> {
         let contents = &mut self.contents;
         let affected = self.interest.affected(&changes.paths, |path| contents.is_new(path));
         if affected.is_nothing() && self.stale.is_empty() && self.scripts.stale.is_empty() && !changes.lost {
-            return Ok(None);
+            return Ok(Applied::Nothing);
         }
         self.stale.extend(affected.builds);
         self.scripts.stale.extend(affected.bundles);
@@ -136,14 +147,14 @@ impl Session {
         let bundled = self.scripts.bundle(&self.project).await;
         self.interest = Interest::of(&self.project, &self.scripts.inputs)?;
         match bundled {
-            Err(error) if self.scripts.is_told(&error, changes) => return Ok(None),
+            Err(error) if self.scripts.is_told(&error, changes) => return Ok(Applied::Nothing),
             bundled => bundled?,
         }
         let fingerprint = self.pack(&Version::new(0, 0, 0)).await?.fingerprint();
         if self.live == Some(fingerprint) {
-            return Ok(None);
+            return Ok(Applied::AsLive);
         }
-        self.publish().await.map(Some)
+        self.publish().await.map(Applied::Live)
     }
 
     /// Reads the manifest again. A function with another build command or code file has to be built and bundled.

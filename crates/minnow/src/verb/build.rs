@@ -20,9 +20,9 @@ use crate::{
 
 Runs the `build` command of each function in the manifest's folder with `sh -c` (one that several functions share runs \
 once). Then esbuild makes one module of each function in JavaScript or TypeScript and of all that it imports, npm packages \
-included, in DIR/.minnow/.build; types are removed and not checked (`npx tsc --noEmit` does that). At last every file that the \
-manifest names has to be there. A function with `wasm` and without `build` uses its file as it is. `dev` and `publish` do \
-this too; no node is needed.",
+included, in DIR/.minnow/.build; types are removed and not checked (`npx -p typescript tsc --noEmit` does that). At last every \
+file that the manifest names has to be there. A function with `wasm` and without `build` uses its file as it is. `dev` and \
+`publish` do this too; no node is needed.",
     after_help = "Examples:
   minnow build                 the app in this folder
   minnow build examples/tour   the app in another one"

@@ -18,7 +18,7 @@ use crate::{
         banner::{Place, banner},
         change::{Inputs, Interest},
         ports,
-        session::{Scripts, Session},
+        session::{Applied, Scripts, Session},
         watch::Watch,
     },
     node_log,
@@ -124,7 +124,7 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let server = Url::parse(&format!("http://{}", node.admin_addr()))?;
     let client = Client::new(server, node.admin_token().map(str::to_owned))?;
-    let (mut session, version) = tokio::select! {
+    let (mut session, mut version) = tokio::select! {
         started = Session::start(client, project, scripts) => started?,
         _ = signals.next() => return Ok(()),
     };
@@ -133,6 +133,7 @@ async fn follow(
     let place = Place { http: node.http_addr(), admin: node.admin_addr(), app_dir: &args.dir, data_dir };
     output::line(banner(session.project().manifest(), &version, &place))?;
     let printing = tokio::spawn(print_log(lines));
+    let mut has_failed = false;
     loop {
         let changes = tokio::select! {
             changes = watch.next() => changes,
@@ -142,13 +143,20 @@ async fn follow(
             applied = session.apply(&changes) => applied,
             _ = signals.next() => break,
         };
+        let name = &session.project().manifest().name;
         match applied {
-            Ok(Some(version)) => {
-                let name = &session.project().manifest().name;
+            Ok(Applied::Live(now)) => {
+                (version, has_failed) = (now, false);
                 output::line(format_args!("{GREEN}live{GREEN:#} {BOLD}{name}@{version}{BOLD:#}"))?;
             }
-            Ok(None) => {}
+            // Whoever undoes a mistake waits for a word.
+            Ok(Applied::AsLive) if has_failed => {
+                has_failed = false;
+                output::line(format_args!("{GREEN}live{GREEN:#} {BOLD}{name}@{version}{BOLD:#} as before"))?;
+            }
+            Ok(Applied::AsLive | Applied::Nothing) => {}
             Err(error) => {
+                has_failed = true;
                 report::print(&error, Style::choose(false));
                 report::warn("the version before keeps serving");
             }

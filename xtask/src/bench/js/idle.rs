@@ -140,12 +140,7 @@ fn measure(setup: &Setup, kind: Kind) -> Result<Idle> {
     node.server.wait_until_quiet()?;
     let idle = Idle { node: node.server.memory()?, others: node.server.descendants()? };
     node.stop()?;
-    ensure!(
-        idle.others.count == kind.pool() as usize,
-        "{} has {} processes beside it",
-        kind.name(),
-        idle.others.count
-    );
+    ensure!(idle.others.count == kind.pool() as usize, "{} has {} processes beside it", kind.name(), idle.others.count);
     Ok(idle)
 }
 

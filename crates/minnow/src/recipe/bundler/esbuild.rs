@@ -86,6 +86,9 @@ const BUILTINS: [&str; 56] = [
     "_tls_common",
 ];
 
+/// Those that have to be imported with `node:`.
+const PREFIXED_BUILTINS: [&str; 4] = ["sea", "sqlite", "test", "test/reporters"];
+
 /// Imports that are not files of the app: the packages and modules that Deno would take from the network.
 const FOREIGN: &str = "^(npm:|jsr:|https?://)";
 
@@ -275,7 +278,7 @@ fn request(dir: &Path, job: &Job<'_>, key: u32) -> Value {
     let node_env = serde_json::Value::from(job.node_env);
     let flags = flags.into_iter().map(Value::from);
     let flags = flags.chain([format!("--define:process.env.NODE_ENV={node_env}").into()]);
-    let builtins = format!("^({})$", BUILTINS.join("|"));
+    let builtins = format!("^(node:.*|{})$", BUILTINS.join("|"));
     let rule = |id, filter: &str| map([("id", Value::Number(id)), ("filter", filter.into()), ("namespace", "".into())]);
     let plugin = map([
         ("name", "minnow".into()),
@@ -311,9 +314,13 @@ fn answer(question: &Value) -> Value {
     let ids: Vec<u32> =
         question.get("ids").map(Value::list).unwrap_or_default().iter().filter_map(Value::number).collect();
     let path = text("path");
+    let name = path.strip_prefix("node:").unwrap_or(path);
+    // A `require` may be tried, and fails in the function then.
+    let is_builtin =
+        text("kind") != "import-statement" || BUILTINS.iter().chain(&PREFIXED_BUILTINS).any(|it| *it == name);
     match ids.first() {
-        Some(&id @ 0) => {
-            map([("id", Value::Number(id)), ("path", format!("node:{path}").into()), ("external", Value::Bool(true))])
+        Some(&id @ 0) if is_builtin => {
+            map([("id", Value::Number(id)), ("path", format!("node:{name}").into()), ("external", Value::Bool(true))])
         }
         Some(&id) => {
             let error = map([
@@ -332,6 +339,8 @@ fn answer(question: &Value) -> Value {
 
 /// How esbuild's message about a missing import begins.
 pub const COULD_NOT_RESOLVE: &str = "Could not resolve ";
+/// The message about a file that esbuild takes, and whose bytes are no text.
+pub const NOT_UTF8: &str = "the file is not UTF-8";
 
 /// Reads the answer to [`request`].
 fn done(dir: &Path, mut answer: Value) -> Result<Done, ServiceError> {
@@ -354,11 +363,45 @@ fn done(dir: &Path, mut answer: Value) -> Result<Done, ServiceError> {
     let metafile = answer.take("metafile").and_then(Value::into_bytes).ok_or_else(incomplete)?;
     let unreadable = |error: serde_json::Error| ServiceError::Refused(format!("its answer cannot be read: {error}"));
     let metafile: Metafile = serde_json::from_slice(&metafile).map_err(unreadable)?;
-    let mut source_map: SourceMap = serde_json::from_slice(&source_map).map_err(unreadable)?;
+    let mut source_map: SourceMap = match serde_json::from_slice(&source_map) {
+        Ok(source_map) => source_map,
+        // esbuild copies the sources into it as they are.
+        Err(error) => match not_utf8(dir, &metafile) {
+            wrong if wrong.is_empty() => return Err(unreadable(error)),
+            wrong => return Ok(Done { result: Err(wrong), warnings }),
+        },
+    };
     let module = with_require(module, &mut source_map);
     let source_map = serde_json::to_vec(&source_map).map_err(unreadable)?;
     let inputs = metafile.inputs.keys().filter_map(|input| input_file(dir, input)).collect();
     Ok(Done { result: Ok(Bundled { module, source_map, inputs }), warnings })
+}
+
+/// The first place of each file that has to be text and is not UTF-8.
+fn not_utf8(dir: &Path, metafile: &Metafile) -> Vec<Message> {
+    let is_bytes = |(name, input): &(&String, &Input)| {
+        name.ends_with(".wasm") || input.with.get("type").is_some_and(|kind| kind == "bytes")
+    };
+    let texts = metafile.inputs.iter().filter(|input| !is_bytes(input));
+    let sources = texts.filter_map(|(name, _)| input_file(dir, name));
+    let wrong = sources.filter_map(|path| {
+        let text = std::fs::read(&path).ok()?;
+        let at = std::str::from_utf8(&text).err()?.valid_up_to();
+        let (before, after) = text.split_at(at);
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line =
+            [before.get(start..).unwrap_or_default(), after.split(|byte| *byte == b'\n').next().unwrap_or_default()];
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let place = SourcePlace {
+            file: path.strip_prefix(dir).unwrap_or(&path).display().to_string(),
+            line: number(before.iter().filter(|byte| **byte == b'\n').count() + 1),
+            column: number(at - start),
+            length: 1,
+            line_text: String::from_utf8_lossy(&line.concat()).into_owned(),
+        };
+        Some(Message { place: Some(place), text: NOT_UTF8.into(), notes: Vec::new() })
+    });
+    wrong.collect()
 }
 
 /// Gives the module a `require` if it needs one.
@@ -374,7 +417,15 @@ fn with_require(module: Vec<u8>, source_map: &mut SourceMap) -> Vec<u8> {
 /// What esbuild says about a bundle, as far as it matters here.
 #[derive(Deserialize)]
 struct Metafile {
-    inputs: BTreeMap<String, serde::de::IgnoredAny>,
+    inputs: BTreeMap<String, Input>,
+}
+
+/// A file of a bundle.
+#[derive(Deserialize)]
+struct Input {
+    /// The attributes of its import.
+    #[serde(default)]
+    with: BTreeMap<String, String>,
 }
 
 /// A source map (ECMA-426) as esbuild writes it. Its sources are relative to the app's folder.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::esbuild::{COULD_NOT_RESOLVE, Message, SourcePlace};
+use super::esbuild::{COULD_NOT_RESOLVE, Message, NOT_UTF8, SourcePlace};
 use crate::output::{BOLD, CYAN, RED, printable};
 
 /// The most mistakes that are shown; the rest is counted.
@@ -86,7 +86,9 @@ fn explained(dir: &Path, message: &Message) -> (String, Option<String>) {
         let (text, help) = unresolved(dir, from, &import);
         return (text, Some(help));
     }
-    let help = if text.starts_with("No loader is configured for \".node\" files") {
+    let help = if text == NOT_UTF8 {
+        Some("save it as UTF-8; what is no text is imported with `with { type: \"bytes\" }`")
+    } else if text.starts_with("No loader is configured for \".node\" files") {
         Some("native add-ons do not run in the sandbox: use a package that is JavaScript or WebAssembly")
     } else if text.starts_with("No loader is configured for ") {
         Some("import it with `with { type: \"text\" }` as a string, or with `with { type: \"bytes\" }` as a Uint8Array")
@@ -120,6 +122,9 @@ fn unresolved(dir: &Path, from: &Path, import: &str) -> (String, String) {
             format!("`{import}` is on the network, and a bundle is made of files"),
             "copy the module into the app, or install it as a package".into(),
         );
+    }
+    if import.starts_with("node:") {
+        return (format!("there is no module `{import}`: Node has none of this name"), "correct the name".into());
     }
     if let Some((scheme, _)) = import.split_once(':') {
         return (
@@ -286,6 +291,7 @@ mod tests {
                 format!("import `@std/encoding/hex`, and run `npx jsr add @std/encoding@1` in {here}"),
             ),
             ("https://x.org/a.ts", "is on the network", "copy the module".into()),
+            ("node:nothing", "`node:nothing`: Node has none of this name", "correct the name".into()),
             ("cloudflare:workers", "`cloudflare:` names modules of another platform", "use the web's own".into()),
         ] {
             let message = message(&format!("{COULD_NOT_RESOLVE}\"{import}\""));
@@ -320,6 +326,7 @@ mod tests {
             ("No loader is configured for \".node\" files: a.node", "native add-ons do not run"),
             ("No loader is configured for \".html\" files: a.html", "with { type: \"text\" }"),
             ("No matching export in \"src/b.ts\" for import \"x\"", "export it there"),
+            (NOT_UTF8, "save it as UTF-8"),
         ] {
             assert!(explained(Path::new("/app"), &message(text)).1.unwrap().contains(expected), "{text}");
         }

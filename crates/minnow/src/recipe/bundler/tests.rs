@@ -234,6 +234,33 @@ src/lost.ts:5:15: No loader is configured for ".node" files: src/addon.node
   help: native add-ons do not run in the sandbox: use a package that is JavaScript or WebAssembly"#;
 
 #[tokio::test]
+async fn a_file_that_is_not_utf8_is_told_with_its_place() {
+    let source = "import text from \"./a.txt\" with { type: \"text\" };\nimport bytes from \"./b.bin\" with { type: \"bytes\" };\n\
+                  export default [text, bytes];\n";
+    let mut app = App::new(&[("f", "src/f.ts")], &[("src/f.ts", source)]);
+    let write = |path: &str, content: &[u8]| fs::write(app.dir.path().join("src").join(path), content).unwrap();
+    write("a.txt", b"first\nun caf\xe9 noir\n");
+    write("b.bin", b"\xff");
+    let expected = "src/a.txt:2:7: the file is not UTF-8\n  un caf\u{fffd} noir\n        ^\n  help: save it as UTF-8";
+    let mistakes = app.mistakes().await;
+    assert!(mistakes.contains(expected) && !mistakes.contains("b.bin"), "{mistakes}");
+    app.write("src/a.txt", "un café noir");
+    app.bundle().await.whole().unwrap();
+}
+
+#[tokio::test]
+async fn a_module_of_node_that_there_is_not_is_told_like_every_other_one() {
+    let source = "import \"node:nothing\";\nimport \"./missing\";\nimport \"node:sqlite\";\nimport \"node:fs/promises\";\n\
+                  try { require(\"node:optional\"); } catch {}\nexport default {};\n";
+    let mut app = App::new(&[("f", "f.js")], &[("f.js", source)]);
+    let mistakes = app.mistakes().await;
+    for part in ["f.js:1:8: there is no module `node:nothing`", "f.js:2:8: there is no module `./missing`"] {
+        assert!(mistakes.contains(part), "{mistakes}");
+    }
+    assert!(!["sqlite", "promises", "optional"].iter().any(|name| mistakes.contains(name)), "{mistakes}");
+}
+
+#[tokio::test]
 async fn a_mistake_is_gone_once_it_is_mended() {
     let mut app = App::new(&[("f", "f.ts")], &[("f.ts", "export { x as default } from \"./x\";\n")]);
     assert!(app.mistakes().await.contains("f.ts:1:30: there is no module `./x`"));

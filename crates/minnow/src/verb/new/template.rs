@@ -53,13 +53,14 @@ const JS: [File; 5] = [
     file!("js", "src/index.js"),
     STYLE,
 ];
-const TS: [File; 6] = [
+const TS: [File; 7] = [
     file!("ts", ".gitignore"),
     file!("ts", "README.md"),
     file!("ts", "minnow.toml"),
     file!("ts", "src/index.ts"),
     file!("ts", "src/minnow.d.ts"),
     STYLE,
+    file!("ts", "tsconfig.json"),
 ];
 const PYTHON: [File; 7] = [
     file!("python", ".gitignore"),
