@@ -1,6 +1,8 @@
-//! Packs an app's files as a bundle: an OCI image manifest with a layer for each function's code and each static file.
+//! Packs an app's files as a bundle: an OCI image manifest with a layer for each function's code, each static file and
+//! each migration.
 
 mod files;
+mod migrations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use minnow_model::{
-    BundleConfig, BundledCode, BundledFunction, Digest, FunctionName, Version,
-    bundle::{FILE_TYPE, JS_TYPE, Layer, OciError, SOURCE_MAP_TYPE, WASM_TYPE, oci_manifest},
+    BundleConfig, BundledCode, BundledFunction, BundledSql, Digest, FunctionName, Version,
+    bundle::{FILE_TYPE, JS_TYPE, Layer, MAX_APP_MIGRATIONS, OciError, SOURCE_MAP_TYPE, WASM_TYPE, oci_manifest},
     digest::Digester,
     manifest::{Code, Function, ManifestErrors, Mistake, Parsed, Place},
 };
@@ -88,6 +90,7 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
                         egress: function.egress.clone(),
                         instances: function.instances,
                         limits: function.limits,
+                        grants: function.grants.clone(),
                     },
                 );
             }
@@ -95,6 +98,22 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
         }
     }
     let files = files::collect(dir, parsed, &mut packer, &mut mistakes);
+    let mut sql = BTreeMap::new();
+    for (name, store) in &manifest.sql {
+        let migrations = match &store.migrations {
+            Some(folder) => migrations::collect(dir, parsed, (name, folder), &mut packer, &mut mistakes),
+            None => Vec::new(),
+        };
+        sql.insert(name.clone(), BundledSql { share: store.share.clone(), migrations });
+    }
+    let count: usize = sql.values().map(|store| store.migrations.len()).sum();
+    if count > MAX_APP_MIGRATIONS
+        && let Some(store) = sql.keys().next_back()
+    {
+        let what = format!("the app has {count} migrations, the most is {MAX_APP_MIGRATIONS}");
+        let remedy = "join the first ones of a store that was not deployed yet into one file, or split the app in two";
+        mistakes.push(parsed.mistake(Place::Migrations(store), what, remedy));
+    }
     ManifestErrors::check(mistakes)?;
     let config = BundleConfig {
         app: manifest.name.clone(),
@@ -102,6 +121,9 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
         functions,
         files,
         sticky: manifest.sticky.clone(),
+        kv: manifest.kv.clone(),
+        sql,
+        locks: manifest.locks,
     };
     Ok(packer.finish(config)?)
 }

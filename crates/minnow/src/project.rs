@@ -102,7 +102,14 @@ fn missing(dir: &Path, parsed: &Parsed) -> Vec<Mistake> {
     let code =
         parsed.prebuilt().filter(|(_, path)| !dir.join(path).exists()).map(|(name, _)| parsed.missing_code(name));
     let folders = parsed.manifest.static_dirs.iter().filter(|(_, folder)| !dir.join(folder).exists());
-    code.chain(folders.map(|(prefix, _)| parsed.missing_static(prefix))).collect()
+    let migrations = parsed
+        .manifest
+        .sql
+        .iter()
+        .filter(|(_, store)| store.migrations.as_ref().is_some_and(|folder| !dir.join(folder).exists()));
+    code.chain(folders.map(|(prefix, _)| parsed.missing_static(prefix)))
+        .chain(migrations.map(|(store, _)| parsed.missing_migrations(store)))
+        .collect()
 }
 
 #[cfg(test)]

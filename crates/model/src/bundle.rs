@@ -1,12 +1,13 @@
 //! What is published: the config of a bundle's OCI artifact, and its media types.
 //!
 //! A bundle is an OCI image manifest (<https://github.com/opencontainers/image-spec/blob/main/manifest.md>) with
-//! `artifactType` [`ARTIFACT_TYPE`]. Its config blob is [`BundleConfig`] as JSON; each function's code and each static file
-//! is a layer of its own, so that what did not change is not uploaded again.
+//! `artifactType` [`ARTIFACT_TYPE`]. Its config blob is [`BundleConfig`] as JSON; each function's code, each static file and
+//! each migration is a layer of its own, so that what did not change is not uploaded again.
 
 mod check;
 mod code;
 mod oci;
+mod stores;
 
 use std::collections::BTreeMap;
 
@@ -14,12 +15,13 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, Digest, EgressRule, FunctionName, Limits, RoutePattern,
+    AppName, Digest, EgressRule, FunctionName, Grants, KvStore, Limits, RoutePattern, StoreName,
     manifest::{Instances, Sticky},
 };
 
 pub use code::BundledCode;
 pub use oci::{Layer, MAX_MANIFEST_BYTES, OciBundle, OciError, TITLE, oci_manifest, read_oci_manifest};
+pub use stores::{migration_mistake, migration_name_mistake, misnumbered};
 
 /// `artifactType` of a bundle's manifest.
 pub const ARTIFACT_TYPE: &str = "application/vnd.minnow.bundle.v1";
@@ -33,9 +35,18 @@ pub const JS_TYPE: &str = "text/javascript";
 pub const SOURCE_MAP_TYPE: &str = "application/source-map+json";
 /// Media type of a static file's layer.
 pub const FILE_TYPE: &str = "application/vnd.minnow.file.v1";
+/// Media type of a migration of a SQL store (<https://www.iana.org/assignments/media-types/application/sql>).
+pub const MIGRATION_TYPE: &str = "application/sql";
 
 /// The most static files of one version. Each costs about 150 bytes of the node's memory while its app is live.
 pub const MAX_FILES: usize = 10_000;
+/// The most migrations of one store, which a store checks one by one at each deploy.
+pub const MAX_MIGRATIONS: usize = 1000;
+/// The most migrations of one version, so that its manifest stays within [`MAX_MANIFEST_BYTES`].
+pub const MAX_APP_MIGRATIONS: usize = 2000;
+/// The longest migration, in bytes. A schema has some kilobytes; data in bulk belongs to an import, which is not one
+/// transaction at each deploy.
+pub const MAX_MIGRATION_BYTES: u64 = 1024 * 1024;
 /// The longest config blob, in bytes: [`MAX_FILES`] long paths fit, with functions to spare.
 pub const MAX_CONFIG_BYTES: usize = 16 * 1024 * 1024;
 
@@ -51,6 +62,20 @@ pub struct BundleConfig {
     pub files: BTreeMap<String, BundledFile>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sticky: Option<Sticky>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub kv: BTreeMap<StoreName, KvStore>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub sql: BTreeMap<StoreName, BundledSql>,
+    /// Whether the app has locks.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub locks: bool,
+}
+
+impl BundleConfig {
+    /// Every migration, with its store.
+    pub fn migrations(&self) -> impl Iterator<Item = (&StoreName, &BundledMigration)> {
+        self.sql.iter().flat_map(|(name, store)| store.migrations.iter().map(move |migration| (name, migration)))
+    }
 }
 
 /// One function of a version.
@@ -64,6 +89,7 @@ pub struct BundledFunction {
     /// [`Instances::Reuse`] for JavaScript.
     pub instances: Instances,
     pub limits: Limits,
+    pub grants: Grants,
 }
 
 /// One static file of a version.
@@ -72,4 +98,31 @@ pub struct BundledFunction {
 pub struct BundledFile {
     pub digest: Digest,
     pub size: u64,
+}
+
+/// One SQL store of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundledSql {
+    /// The apps whose functions may be granted it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub share: Vec<AppName>,
+    /// In the order in which they run, which is that of their names.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub migrations: Vec<BundledMigration>,
+}
+
+/// One migration of a SQL store: a script that runs once, in a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundledMigration {
+    /// The name of its file, which ends with `.sql`. It is what the store remembers it by.
+    pub name: String,
+    pub digest: Digest,
+    pub size: u64,
+}
+
+/// Left out, so that a version without the key keeps the digest that it had before the key existed.
+pub(crate) fn is_false(value: &bool) -> bool {
+    !value
 }

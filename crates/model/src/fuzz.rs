@@ -5,7 +5,7 @@ use arbitrary::{Result, Unstructured};
 use arbtest::arbtest;
 
 use crate::{
-    BundleConfig, BundledCode, EgressRule, LimitCaps, Manifest, RoutePattern,
+    BundleConfig, BundledCode, BundledMigration, BundledSql, EgressRule, LimitCaps, Manifest, RoutePattern, StoreGrant,
     bundle::{Layer, oci_manifest, read_oci_manifest},
     egress::any_allows,
     manifest::{Code, FILE_NAME},
@@ -27,6 +27,10 @@ routes = ["/api/{*rest}", "POST /submit"]
 env = { GREETING = "hello" }
 egress = ["https://api.example.com", "*.example.org"]
 instances = "fresh"
+kv = ["sessions", "shop/catalog:ro"]
+sql = ["main"]
+locks = true
+secrets = ["STRIPE_KEY"]
 [functions.api.limits]
 memory = "128MiB"
 cpu = "1s"
@@ -36,6 +40,11 @@ js = "src/web.ts"
 instances = "reuse"
 [static]
 "/" = "public"
+[kv.sessions]
+share = ["other-app"]
+[sql.main]
+migrations = "migrations"
+[lock]
 "#;
 
 /// Text with a few bytes changed, removed, doubled or put in.
@@ -233,6 +242,19 @@ fn any_text_as_an_egress_rule_is_refused_or_reads_back() {
 }
 
 #[test]
+fn any_text_as_a_grant_is_refused_or_reads_back() {
+    arbtest(|u| {
+        let text = String::from_utf8_lossy(&mutated(u, "shop/order-log:ro")?).into_owned();
+        if let Ok(grant) = text.parse::<StoreGrant>() {
+            assert_eq!(grant.to_string(), text);
+            assert!(grant.variable().bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'));
+        }
+        Ok(())
+    })
+    .budget_ms(BUDGET_MS);
+}
+
+#[test]
 fn any_bytes_as_a_bundle_are_refused_or_checked() {
     let parsed = Manifest::parse(MANIFEST, FILE_NAME).unwrap().manifest;
     let functions = parsed.functions.into_iter().map(|(name, function)| {
@@ -249,8 +271,13 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
             egress: function.egress,
             instances: function.instances,
             limits: function.limits,
+            grants: function.grants,
         };
         (name, function)
+    });
+    let sql = parsed.sql.into_iter().map(|(name, store)| {
+        let migration = BundledMigration { name: "0001.sql".into(), digest: crate::Digest::of(b"migration"), size: 9 };
+        (name, BundledSql { share: store.share, migrations: vec![migration] })
     });
     let config = BundleConfig {
         app: parsed.name,
@@ -258,6 +285,9 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
         functions: functions.collect(),
         files: [("/a".into(), crate::BundledFile { digest: crate::Digest::of(b"a"), size: 1 })].into(),
         sticky: parsed.sticky,
+        kv: parsed.kv,
+        sql: sql.collect(),
+        locks: parsed.locks,
     };
     let json = serde_json::to_string(&config).unwrap();
     let layer = Layer {

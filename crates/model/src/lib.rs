@@ -1,7 +1,7 @@
 //! The domain types of Minnow. Pure values and decisions: no I/O, no async, no clock.
 //!
-//! Read in this order: [`name`] and [`digest`] (how things are called), [`limits`] and [`manifest`] (what a developer
-//! writes), [`bundle`] (what is published), [`deployment`] (what gets live traffic), [`route`] and [`egress`] (where a
+//! Read in this order: [`name`] and [`digest`] (how things are called), [`limits`], [`grant`] and [`manifest`] (what a
+//! developer writes), [`bundle`] (what is published), [`deployment`] (what gets live traffic), [`route`] and [`egress`] (where a
 //! request may go), [`problem`] (what a client is told when it fails), [`log`] and [`usage`] (what is recorded).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -13,6 +13,7 @@ mod duration;
 pub mod egress;
 #[cfg(test)]
 mod fuzz;
+pub mod grant;
 pub mod limits;
 pub mod log;
 pub mod manifest;
@@ -22,14 +23,15 @@ pub mod problem;
 pub mod route;
 pub mod usage;
 
-pub use bundle::{BundleConfig, BundledCode, BundledFile, BundledFunction};
+pub use bundle::{BundleConfig, BundledCode, BundledFile, BundledFunction, BundledMigration, BundledSql};
 pub use deployment::{Deployment, Share};
 pub use digest::Digest;
 pub use egress::EgressRule;
+pub use grant::{Grants, KvStore, SqlStore, StoreGrant, StoreId, StoreKind, VariableName};
 pub use limits::{LimitCaps, Limits};
 pub use log::{Level, LogLine, LogSource};
 pub use manifest::Manifest;
-pub use name::{AppName, FunctionName, RequestId, Tenant};
+pub use name::{AppName, FunctionName, RequestId, StoreName, Tenant};
 pub use problem::{Code, Problem};
 pub use route::RoutePattern;
 pub use semver::Version;

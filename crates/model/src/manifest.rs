@@ -1,13 +1,14 @@
 //! `minnow.toml`: what a developer writes about an app.
 //!
 //! Read `manifest/keys.rs` for every key (the reference page comes from it), `manifest/parse.rs` for how a key becomes a
-//! checked value, `manifest/mistake.rs` for how mistakes are told.
+//! checked value (`manifest/stores.rs` for stores and grants), `manifest/mistake.rs` for how mistakes are told.
 
 mod keys;
 mod mistake;
 mod parse;
 mod places;
 mod read;
+mod stores;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, EgressRule, FunctionName, Limits, RoutePattern};
+use crate::{AppName, EgressRule, FunctionName, Grants, KvStore, Limits, RoutePattern, SqlStore, StoreName};
 
 pub use keys::{KeyDoc, TableDoc, reference, reference_markdown};
 pub use mistake::{MAX_MISTAKES, ManifestErrors, Mistake};
@@ -45,6 +46,12 @@ pub const MAX_ENV: usize = 256;
 /// All names and values of one function's environment together, in bytes. Lambda allows 4 KiB; this also holds a
 /// certificate chain, and is small beside a sandbox.
 pub const MAX_ENV_BYTES: usize = 64 * 1024;
+/// The most stores of one kind of one app. Each is a file of its own once something is written to it.
+pub const MAX_STORES: usize = 100;
+/// The most apps that one store is shared with.
+pub const MAX_SHARES: usize = 100;
+/// The most grants of one function, of all kinds together. JavaScript makes an object of each when a process starts.
+pub const MAX_GRANTS: usize = 100;
 /// The longest version text, in bytes: what an OCI tag can hold.
 pub const MAX_VERSION_BYTES: usize = 128;
 /// The longest build command, in bytes.
@@ -60,6 +67,10 @@ pub struct Manifest {
     /// URL prefix (starts with `/`) → folder relative to the manifest.
     pub static_dirs: BTreeMap<String, String>,
     pub sticky: Option<Sticky>,
+    pub kv: BTreeMap<StoreName, KvStore>,
+    pub sql: BTreeMap<StoreName, SqlStore>,
+    /// Whether the app has locks: `[lock]` is there.
+    pub locks: bool,
 }
 
 /// One `[functions.NAME]` table.
@@ -76,6 +87,7 @@ pub struct Function {
     /// [`Instances::Reuse`] for JavaScript.
     pub instances: Instances,
     pub limits: Limits,
+    pub grants: Grants,
 }
 
 /// A function's code: a file, relative to the manifest.

@@ -1,4 +1,4 @@
-//! Names of tenants, apps and functions, and the id of a request.
+//! Names of tenants, apps, functions and stores, and the id of a request.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -32,6 +32,16 @@ fn check_label(text: &str) -> Result<(), NameError> {
         return Err(NameError::Hyphen(text.into()));
     }
     Ok(())
+}
+
+/// How to mend a name that was refused: the nearest one that would do.
+pub(crate) fn remedy_for_name(text: &str) -> String {
+    let mended: String =
+        text.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    match mended.trim_matches('-') {
+        "" => "write for example `hello`".into(),
+        mended => format!("write for example `{mended}`"),
+    }
 }
 
 macro_rules! label {
@@ -92,6 +102,10 @@ label! {
 label! {
     /// The name of a function, unique within its app.
     FunctionName
+}
+label! {
+    /// The name of a store, unique within its app and its kind.
+    StoreName
 }
 
 impl Default for Tenant {

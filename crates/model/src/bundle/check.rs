@@ -17,8 +17,8 @@ use crate::{
 const MAX_MESSAGES: usize = 100;
 
 impl BundleConfig {
-    /// Checks everything that the types do not: counts, routes that clash, file paths, environments, and limits against
-    /// the node's caps. The messages name the function and the key.
+    /// Checks everything that the types do not: counts, routes that clash, file paths, environments, stores and grants,
+    /// and limits against the node's caps. The messages name the function and the key.
     pub fn check(&self, caps: &LimitCaps) -> Result<(), Vec<String>> {
         let mut messages = Vec::new();
         check_version(&self.version, &mut messages);
@@ -31,7 +31,9 @@ impl BundleConfig {
         at_most("static files", self.files.len(), MAX_FILES, &mut messages);
         for (name, function) in self.functions.iter().take(MAX_FUNCTIONS) {
             function.check(name, caps, &mut messages);
+            self.check_grants(name, function, &mut messages);
         }
+        self.check_stores(&mut messages);
         if let Err(clashes) = self.router() {
             messages.extend(clashes);
         }
@@ -85,6 +87,7 @@ impl BundleConfig {
                 Some(_) => {}
             }
         }
+        self.check_migration_layers(bundle, &mut messages);
         finish(messages)
     }
 }
@@ -167,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BundledFile, Digest, Limits,
+        BundledFile, Digest, Grants, Limits,
         bundle::{BundledCode, Layer},
     };
 
@@ -179,6 +182,7 @@ mod tests {
             egress: Vec::new(),
             instances: Instances::Fresh,
             limits: Limits::default(),
+            grants: Grants::default(),
         }
     }
 
@@ -192,6 +196,9 @@ mod tests {
                 .map(|path| (path.to_string(), BundledFile { digest: Digest::of(b"file"), size: 4 }))
                 .collect(),
             sticky: None,
+            kv: BTreeMap::new(),
+            sql: BTreeMap::new(),
+            locks: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::BundledFunction;
-use crate::{Digest, EgressRule, Limits, RoutePattern, manifest::Instances};
+use crate::{Digest, EgressRule, Grants, Limits, RoutePattern, manifest::Instances};
 
 /// The layers that hold a function's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +55,8 @@ pub(super) struct WireFunction {
     egress: Vec<EgressRule>,
     instances: Instances,
     limits: Limits,
+    #[serde(skip_serializing_if = "Grants::is_empty", default)]
+    grants: Grants,
 }
 
 impl TryFrom<WireFunction> for BundledFunction {
@@ -66,8 +68,8 @@ impl TryFrom<WireFunction> for BundledFunction {
             (None, Some(module), Some(source_map)) => BundledCode::Js { module, source_map },
             _ => return Err("a function has either `wasm`, or `js` and `js_map`"),
         };
-        let WireFunction { routes, env, egress, instances, limits, .. } = wire;
-        Ok(Self { code, routes, env, egress, instances, limits })
+        let WireFunction { routes, env, egress, instances, limits, grants, .. } = wire;
+        Ok(Self { code, routes, env, egress, instances, limits, grants })
     }
 }
 
@@ -77,8 +79,8 @@ impl From<BundledFunction> for WireFunction {
             BundledCode::Wasm(digest) => (Some(digest), None, None),
             BundledCode::Js { module, source_map } => (None, Some(module), Some(source_map)),
         };
-        let BundledFunction { routes, env, egress, instances, limits, .. } = function;
-        Self { wasm, js, js_map, routes, env, egress, instances, limits }
+        let BundledFunction { routes, env, egress, instances, limits, grants, .. } = function;
+        Self { wasm, js, js_map, routes, env, egress, instances, limits, grants }
     }
 }
 
@@ -96,6 +98,7 @@ mod tests {
             egress: Vec::new(),
             instances: Instances::Reuse,
             limits: Limits::default(),
+            grants: Grants::default(),
         }
     }
 

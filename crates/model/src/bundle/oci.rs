@@ -5,7 +5,10 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, Sha256Digest};
 
-use super::{ARTIFACT_TYPE, CONFIG_TYPE, FILE_TYPE, JS_TYPE, MAX_CONFIG_BYTES, MAX_FILES, SOURCE_MAP_TYPE, WASM_TYPE};
+use super::{
+    ARTIFACT_TYPE, CONFIG_TYPE, FILE_TYPE, JS_TYPE, MAX_APP_MIGRATIONS, MAX_CONFIG_BYTES, MAX_FILES, MIGRATION_TYPE,
+    SOURCE_MAP_TYPE, WASM_TYPE,
+};
 use crate::{
     Digest,
     manifest::MAX_FUNCTIONS,
@@ -19,15 +22,15 @@ pub const TITLE: &str = "org.opencontainers.image.title";
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a layer can be.
-const LAYER_TYPES: [&str; 4] = [WASM_TYPE, JS_TYPE, SOURCE_MAP_TYPE, FILE_TYPE];
+const LAYER_TYPES: [&str; 5] = [WASM_TYPE, JS_TYPE, SOURCE_MAP_TYPE, FILE_TYPE, MIGRATION_TYPE];
 
-/// One layer: a function's code, the source map of code, or a static file.
+/// One layer: a function's code, the source map of code, a static file, or a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
-    /// [`WASM_TYPE`], [`JS_TYPE`], [`SOURCE_MAP_TYPE`] or [`FILE_TYPE`].
+    /// [`WASM_TYPE`], [`JS_TYPE`], [`SOURCE_MAP_TYPE`], [`FILE_TYPE`] or [`MIGRATION_TYPE`].
     pub media_type: String,
     /// What tools show as the layer's name; a relative path, or empty for none. Nothing is ever written under it.
     pub title: String,
@@ -66,8 +69,8 @@ pub enum OciError {
     Size { index: usize, size: u64, other: u64 },
 }
 
-/// Functions, each perhaps with a source map, and files together.
-const MAX_LAYERS: usize = 2 * MAX_FUNCTIONS + MAX_FILES;
+/// Functions, each perhaps with a source map, files, and migrations together.
+const MAX_LAYERS: usize = 2 * MAX_FUNCTIONS + MAX_FILES + MAX_APP_MIGRATIONS;
 
 /// The OCI manifest of a bundle as JSON. Equal input gives equal bytes, so that publishing twice gives the same digest:
 /// layers are sorted, equal ones are one, and no descriptor has more than one annotation (`oci-spec` keeps them unordered).

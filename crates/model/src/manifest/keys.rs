@@ -78,6 +78,29 @@ pub(super) static APP: TableDoc = TableDoc {
                       folder is relative to the manifest and stays inside its folder. At most 100.",
             example: "[static]\n\"/\" = \"public\"",
         },
+        KeyDoc {
+            key: "kv",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each key-value store of the app, under its name: 1–63 of `a-z`, `0-9` and `-`, not at the \
+                      ends. At most 100. A store appears when the app is deployed, belongs to the app, and is the same for \
+                      all its versions. One that is no longer named keeps what it holds.",
+            example: "[kv.sessions]",
+        },
+        KeyDoc {
+            key: "sql",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each SQL store of the app, a SQLite database, under its name as for `kv`. At most 100.",
+            example: "[sql.main]",
+        },
+        KeyDoc {
+            key: "lock",
+            kind: "table",
+            default: Some("none"),
+            meaning: "The app has locks, which functions with `locks = true` can take.",
+            example: "[lock]",
+        },
     ],
 };
 
@@ -170,6 +193,40 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             example: r#"egress = ["https://api.example.com", "*.example.org"]"#,
         },
         KeyDoc {
+            key: "kv",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The key-value stores that the function reaches: `STORE`, or `APP/STORE` for another app's, which has to \
+                      name this app in its `share`. `:ro` after it lets the function only read. In JavaScript the store is \
+                      found in `env` under its name in upper case, with `_` for `-` and `/`: `order-log` is `env.ORDER_LOG`, \
+                      `shop/catalog` is `env.SHOP_CATALOG`. These names, those of `env` and those of `secrets` have to \
+                      differ. `kv`, `sql`, `locks` and `secrets` are at most 100 grants together. Nothing by default, so that \
+                      code reaches only what it needs.",
+            example: r#"kv = ["sessions", "shop/catalog:ro"]"#,
+        },
+        KeyDoc {
+            key: "sql",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The SQL stores that the function reaches, written as in `kv`.",
+            example: r#"sql = ["main"]"#,
+        },
+        KeyDoc {
+            key: "locks",
+            kind: "`true` or `false`",
+            default: Some("false"),
+            meaning: "Whether the function can take the app's locks. Needs `[lock]`. In JavaScript they are `env.LOCKS`.",
+            example: "locks = true",
+        },
+        KeyDoc {
+            key: "secrets",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The secrets that the function sees as environment variables, by their names: up to 128 of `A-Z`, `0-9` \
+                      and `_`, no digit first. `minnow secret set` writes their values, which are in no bundle.",
+            example: r#"secrets = ["STRIPE_KEY"]"#,
+        },
+        KeyDoc {
             key: "instances",
             kind: "`fresh` or `reuse`",
             default: Some(r#""fresh""#),
@@ -247,9 +304,43 @@ pub(super) static LIMITS: TableDoc = TableDoc {
     ],
 };
 
+/// The key that lets other apps in; the same for every kind of store.
+const SHARE: KeyDoc = KeyDoc {
+    key: "share",
+    kind: "list of strings",
+    default: Some("[]"),
+    meaning: "The other apps whose functions may be granted this store. Each of these functions has to name it too, as \
+              `APP/STORE`. At most 100.",
+    example: r#"share = ["other-app"]"#,
+};
+
+pub(super) static KV: TableDoc =
+    TableDoc { header: "[kv.NAME]", meaning: "One key-value store. The table may be empty.", keys: &[SHARE] };
+
+pub(super) static SQL: TableDoc = TableDoc {
+    header: "[sql.NAME]",
+    meaning: "One SQL store: a SQLite database. The table may be empty.",
+    keys: &[
+        KeyDoc {
+            key: "migrations",
+            kind: "string",
+            default: Some("none"),
+            meaning: "A folder of scripts in SQL, `*.sql`. A deploy runs those that did not run yet, in the order of their \
+                      names, each once and in a transaction; where one fails, the deploy does not happen. Relative to the \
+                      manifest and inside its folder. At most 1000 of 1 MiB each, and 2000 in all stores. A script that ran \
+                      stays as it is: a change is a new script.",
+            example: r#"migrations = "migrations""#,
+        },
+        SHARE,
+    ],
+};
+
+pub(super) static LOCK: TableDoc =
+    TableDoc { header: "[lock]", meaning: "The app has locks. The table is empty.", keys: &[] };
+
 /// Every table of the manifest, in the order of the reference.
-pub fn reference() -> [&'static TableDoc; 4] {
-    [&APP, &STICKY, &FUNCTION, &LIMITS]
+pub fn reference() -> [&'static TableDoc; 7] {
+    [&APP, &STICKY, &FUNCTION, &LIMITS, &KV, &SQL, &LOCK]
 }
 
 /// A manifest that has every key.
@@ -265,6 +356,10 @@ routes = ["/api/{*rest}", "POST /submit"]
 env = { GREETING = "hello" }
 egress = ["https://api.example.com", "*.example.org"]
 instances = "fresh"
+kv = ["sessions", "shop/catalog:ro"]
+sql = ["main"]
+locks = true
+secrets = ["STRIPE_KEY"]
 
 [functions.api.limits]
 memory = "128MiB"
@@ -279,6 +374,14 @@ js = "src/web.ts"
 
 [static]
 "/" = "public"
+
+[kv.sessions]
+share = ["other-app"]
+
+[sql.main]
+migrations = "migrations"
+
+[lock]
 "#;
 
 /// The manifest reference, `docs/manifest.md`.
@@ -326,19 +429,20 @@ mod tests {
 
     /// A manifest with one key set to `line`, everything else that it needs around it.
     fn manifest_with(table: &TableDoc, doc: &KeyDoc, line: &str) -> String {
-        let top = if doc.key == "name" || doc.key == "static" { "" } else { "name = \"a\"\n" };
+        let top = if doc.key == "name" { "" } else { "name = \"a\"\n" };
+        let function = "[functions.f]\nwasm = \"a.wasm\"\n";
         match table.header {
-            "" if doc.key == "functions" => format!("{top}{line}\nwasm = \"api.wasm\"\n"),
-            "" if line.starts_with('[') => format!("name = \"a\"\n{line}\n"),
-            "" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
-            "sticky" => format!("{top}{line}\n[functions.f]\nwasm = \"a.wasm\"\n"),
+            "" if doc.key == "functions" && line.starts_with('[') => format!("{top}{line}\nwasm = \"api.wasm\"\n"),
+            "" if doc.key == "functions" => format!("{top}{line}\n"),
+            "" | "sticky" => format!("{top}{line}\n{function}"),
             "[functions.NAME]" => {
                 let wasm = if matches!(doc.key, "wasm" | "js") { "" } else { "wasm = \"a.wasm\"\n" };
                 let build = if doc.key == "watch" { "build = \"make\"\n" } else { "" };
                 let header = if line.starts_with('[') { "[functions.api]" } else { "[functions.f]" };
-                format!("{top}{header}\n{wasm}{build}{line}\n")
+                format!("{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[lock]\n")
             }
-            _ => format!("{top}[functions.f]\nwasm = \"a.wasm\"\n[functions.f.limits]\n{line}\n"),
+            "[functions.NAME.limits]" => format!("{top}{function}[functions.f.limits]\n{line}\n"),
+            header => format!("{top}{function}{}\n{line}\n", header.replace("NAME", "main")),
         }
     }
 
@@ -364,11 +468,7 @@ mod tests {
                     "sticky" => format!("sticky = {{ {} = 1.5 }}", doc.key),
                     _ => format!("{} = 1.5", doc.key),
                 };
-                let name = if doc.key == "static" { "name = \"a\"\n" } else { "" };
-                let source = match doc.key {
-                    "functions" => format!("name = \"a\"\n{line}\n"),
-                    _ => format!("{name}{}", manifest_with(table, doc, &line)),
-                };
+                let source = manifest_with(table, doc, &line);
                 let errors = Manifest::parse(&source, "minnow.toml").unwrap_err().lines();
                 assert!(errors.iter().any(|line| line.contains(&format!("`{}`", doc.key))), "{}: {errors:?}", doc.key);
                 assert!(!errors.iter().any(|line| line.contains("unknown key")), "{}: {errors:?}", doc.key);

@@ -16,10 +16,11 @@ use super::{
     mistake::Source,
     places::{FunctionPlaces, Places},
     read::{Field, Fields, Reader},
+    stores::Stores,
 };
 use crate::{
     AppName, EgressRule, FunctionName, Limits, RoutePattern,
-    name::NameError,
+    name::{NameError, remedy_for_name},
     path::{PathError, check_relative},
     route::Router,
 };
@@ -160,8 +161,9 @@ impl Reader {
             self.version(field)
         });
         let sticky = fields.get("sticky").and_then(|field| self.sticky(field));
+        let stores = self.stores(fields, name.as_ref(), &mut places);
         let mut routes = Vec::new();
-        let functions = fields.get("functions").map(|field| self.functions(field, &mut places, &mut routes));
+        let functions = fields.get("functions").map(|field| self.functions(field, &stores, &mut places, &mut routes));
         let static_dirs = fields.get("static").map(|field| self.static_dirs(field, &mut places));
         self.clashes(routes);
         let holds =
@@ -182,6 +184,9 @@ impl Reader {
             functions: functions.unwrap_or_default(),
             static_dirs: static_dirs.unwrap_or_default(),
             sticky,
+            kv: stores.kv,
+            sql: stores.sql,
+            locks: stores.locks,
         };
         Some((manifest, places))
     }
@@ -251,6 +256,7 @@ impl Reader {
     fn functions(
         &mut self,
         field: Field<'_, '_>,
+        stores: &Stores<'_>,
         places: &mut Places,
         routes: &mut Vec<PlacedRoute>,
     ) -> BTreeMap<FunctionName, Function> {
@@ -269,7 +275,7 @@ impl Reader {
             };
             let fields = self.fields(table, &keys::FUNCTION);
             let mut at = FunctionPlaces { name: span, ..FunctionPlaces::default() };
-            let function = self.function(key, fields, &mut at, routes);
+            let function = self.function(key, fields, stores, &mut at, routes);
             if let (Ok(name), Some(function)) = (name, function) {
                 functions.insert(name.clone(), function);
                 places.functions.insert(name, at);
@@ -282,6 +288,7 @@ impl Reader {
         &mut self,
         name: &str,
         fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
         at: &mut FunctionPlaces,
         routes: &mut Vec<PlacedRoute>,
     ) -> Option<Function> {
@@ -330,6 +337,7 @@ impl Reader {
             }
             None => Limits::default(),
         };
+        let grants = self.grants((name, at.name), fields, stores);
         Some(Function {
             code: code?,
             build,
@@ -339,6 +347,7 @@ impl Reader {
             egress,
             instances,
             limits,
+            grants,
         })
     }
 
@@ -551,7 +560,7 @@ impl Reader {
     }
 
     /// A path that stays in the manifest's folder.
-    fn path<'v>(&mut self, path: &'v str, span: Span) -> Option<&'v str> {
+    pub(super) fn path<'v>(&mut self, path: &'v str, span: Span) -> Option<&'v str> {
         match check_relative(path) {
             Ok(()) => Some(path),
             Err(error) => {
@@ -592,16 +601,6 @@ impl Reader {
 }
 
 /// Whether a path leads nowhere but to the manifest's folder: `.`, `./`, `./.`.
-fn is_whole_app(path: &str) -> bool {
+pub(super) fn is_whole_app(path: &str) -> bool {
     path.starts_with('.') && path.split('/').all(|segment| matches!(segment, "" | "."))
-}
-
-/// The nearest name that would do.
-fn remedy_for_name(text: &str) -> String {
-    let mended: String =
-        text.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
-    match mended.trim_matches('-') {
-        "" => "write for example `hello`".into(),
-        mended => format!("write for example `{mended}`"),
-    }
 }

@@ -8,7 +8,7 @@ use super::{
     Manifest,
     mistake::{Mistake, Source},
 };
-use crate::FunctionName;
+use crate::{FunctionName, StoreName};
 
 /// A checked manifest and the places of its parts.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub enum Place<'a> {
     Limits(&'a FunctionName),
     /// The folder of a URL prefix in `[static]`.
     Static(&'a str),
+    /// The `migrations` of a SQL store.
+    Migrations(&'a StoreName),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,7 @@ pub(super) struct Places {
     pub version: Option<Span>,
     pub functions: BTreeMap<FunctionName, FunctionPlaces>,
     pub statics: BTreeMap<String, Span>,
+    pub migrations: BTreeMap<StoreName, Span>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -86,6 +89,16 @@ impl Parsed {
         )
     }
 
+    /// The mistake that the folder of a SQL store's migrations is not there.
+    pub fn missing_migrations(&self, store: &StoreName) -> Mistake {
+        let folder = self.manifest.sql.get(store).and_then(|store| store.migrations.as_deref()).unwrap_or_default();
+        self.mistake(
+            Place::Migrations(store),
+            format!("there is no folder `{folder}`"),
+            "make the folder beside the manifest, or correct its name",
+        )
+    }
+
     fn span(&self, place: Place<'_>) -> Span {
         let function = |name| self.places.functions.get(name);
         let found = match place {
@@ -96,6 +109,7 @@ impl Parsed {
             Place::Build(name) => function(name).map(|at| at.build.unwrap_or(at.name)),
             Place::Limits(name) => function(name).map(|at| at.limits.unwrap_or(at.name)),
             Place::Static(prefix) => self.places.statics.get(prefix).copied(),
+            Place::Migrations(store) => self.places.migrations.get(store).copied(),
         };
         found.unwrap_or(self.places.name)
     }

@@ -161,6 +161,14 @@ impl Reader {
         }
     }
 
+    pub(super) fn boolean(&mut self, field: Field<'_, '_>) -> Option<bool> {
+        let value = field.value.as_bool();
+        if value.is_none() {
+            self.wrong_type(field);
+        }
+        value
+    }
+
     /// A whole number within bounds.
     pub(super) fn number(&mut self, field: Field<'_, '_>, least: u32, most: u32) -> Option<u32> {
         let Some(number) = field.value.as_integer() else {
@@ -222,17 +230,22 @@ impl Reader {
 
 /// What a developer probably meant by an unknown key.
 fn remedy_for_unknown(key: &str, doc: &TableDoc) -> String {
-    let known = || doc.keys.iter().map(|doc| format!("`{}`", doc.key)).collect::<Vec<_>>().join(", ");
-    if let Some(home) = reference().into_iter().find(|table| table.find(key).is_some()) {
-        return format!("it belongs to {}; known here are {}", home.called(), known());
+    if doc.keys.is_empty() {
+        return "it has no keys; remove this one".into();
     }
+    let known = || doc.keys.iter().map(|doc| format!("`{}`", doc.key)).collect::<Vec<_>>().join(", ");
     // Long keys are no typing errors, and the distance costs the product of both lengths.
     let short = key.len() <= 32;
     let nearest = doc.keys.iter().map(|doc| (strsim::damerau_levenshtein(&key.to_lowercase(), doc.key), doc.key));
-    match short.then(|| nearest.min()).flatten() {
-        Some((distance, known_key)) if distance <= 1 + known_key.len() / 4 => {
-            format!("did you mean `{known_key}`? Known here are {}", known())
-        }
+    let nearest = short.then(|| nearest.min()).flatten();
+    let guess = |known_key| format!("did you mean `{known_key}`? Known here are {}", known());
+    // `lock` of a function is more likely its `locks` than the table of the app.
+    let is_slip = |key: &str, distance| distance == 1 && key.len() >= 4;
+    let home = reference().into_iter().find(|table| table.find(key).is_some());
+    match (nearest, home) {
+        (Some((distance, known_key)), Some(_)) if is_slip(known_key, distance) => guess(known_key),
+        (_, Some(home)) => format!("it belongs to {}; known here are {}", home.called(), known()),
+        (Some((distance, known_key)), None) if distance <= 1 + known_key.len() / 4 => guess(known_key),
         _ => format!("known here are {}", known()),
     }
 }

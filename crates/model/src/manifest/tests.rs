@@ -14,6 +14,16 @@ fn with_function(keys: &str) -> String {
     format!("name = \"a\"\n[functions.f]\nwasm = \"a.wasm\"\n{keys}\n")
 }
 
+/// A manifest with stores and one function that has `keys`.
+fn with_grants(keys: &str) -> String {
+    format!("{}[kv.sessions]\n[sql.main]\n[lock]\n", with_function(keys))
+}
+
+/// A manifest with one function, and `tables` from line 4 on.
+fn with_tables(tables: &str) -> String {
+    format!("name = \"a\"\n[functions.f]\nwasm = \"a.wasm\"\n{tables}\n")
+}
+
 /// A manifest with one function in JavaScript that has `keys`.
 fn with_js(path: &str, keys: &str) -> String {
     format!("name = \"a\"\n[functions.f]\njs = \"{path}\"\n{keys}\n")
@@ -41,10 +51,22 @@ env = { GREETING = "hello" }
 egress = ["https://api.example.com"]
 instances = "reuse"
 limits = { memory = "64 MiB", cpu = "1m 30s", timeout = "500ms", concurrency = 1, queue = 0, request_body = "1MB" }
+kv = ["sessions", "shop/catalog:ro"]
+sql = ["main:ro"]
+locks = true
+secrets = ["STRIPE_KEY"]
 [functions.web]
 js = "src/web.tsx"
 [static]
 "/" = "public"
+[kv.sessions]
+[kv.carts]
+share = ["shop", "blog"]
+[sql.main]
+migrations = "db/migrations"
+share = ["shop"]
+[sql.audit]
+[lock]
 "#;
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();
     insta::assert_debug_snapshot!(parsed.manifest);
@@ -186,6 +208,151 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
 }
 
 #[test]
+fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
+    let mut wrong = Vec::new();
+    for (source, expected) in [
+        (
+            with_grants("kv = [\"carts\"]"),
+            "4:8: the app has no kv store `carts`; add `[kv.carts]`, or write `APP/carts` for another app's",
+        ),
+        (
+            with_grants("kv = [\"session:ro\"]"),
+            "4:8: the app has no kv store `session`; did you mean `sessions`? Else add `[kv.session]`, or write `APP/session:ro`",
+        ),
+        (
+            with_grants("kv = [\"main:ro\"]"),
+            "4:8: the app has no kv store `main`; it is a sql store: write `sql = [\"main:ro\"]`",
+        ),
+        (
+            with_grants("sql = [\"sessions\"]"),
+            "4:9: the app has no sql store `sessions`; it is a kv store: write `kv = [\"sessions\"]`",
+        ),
+        (with_function("sql = [\"main\"]"), "4:9: the app has no sql store `main`; add `[sql.main]`"),
+        (
+            with_grants("kv = [\"sessions\", \"sessions:ro\"]"),
+            "4:20: the store `sessions` stands twice in `kv`; keep one: with `:ro` for reading",
+        ),
+        (with_grants("kv = [\"b/x\", \"b/x\"]"), "4:15: the store `b/x` stands twice in `kv`"),
+        (with_grants("kv = [\"a/sessions:ro\"]"), "4:8: `a/sessions:ro` is a store of this app; write `sessions:ro`"),
+        (
+            with_grants("kv = [\"sessions:rw\"]"),
+            "4:8: `:rw` is no way to grant a store; write `sessions` for reading and writing, or `sessions:ro` for reading",
+        ),
+        (
+            with_grants("kv = [\"Order_Log\"]"),
+            "4:8: not the name of a store: `Order_Log` contains `O`; use only a-z, 0-9 and `-`; write for example `order-log`",
+        ),
+        (with_grants("kv = [\"A/sessions\"]"), "`A` contains `A`; use only a-z, 0-9 and `-`; write for example `a`"),
+        (with_grants("kv = [\"\"]"), "4:7: not the name of a store: a name needs at least one character"),
+        (with_grants("kv = [\"b/c/d\"]"), "4:8: `b/c/d` has more than one `/`; write `STORE`, or `APP/STORE`"),
+        (with_grants("kv = \"sessions\""), "4:7: `kv` is a string, not a list of strings; write for example `kv = ["),
+        (with_grants("kv = [1]"), "4:7: `kv` holds a number, not only strings"),
+        (
+            with_function("locks = true"),
+            "4:9: `locks` is true, and the app has no locks; add the table `[lock]`, or remove `locks`",
+        ),
+        (
+            with_grants("locks = \"yes\""),
+            "4:10: `locks` is a string, not `true` or `false`; write for example `locks = true`",
+        ),
+        (with_grants("lock = true"), "4:1: unknown key `lock` in `[functions.NAME]`; did you mean `locks`?"),
+        (with_grants("share = [\"b\"]"), "unknown key `share` in `[functions.NAME]`; it belongs to `[kv.NAME]`"),
+        (
+            with_grants("secrets = [\"stripe-key\"]"),
+            "4:13: not the name of a secret: the variable `stripe-key` contains `s`; use only A-Z, 0-9 and `_`; write for example `STRIPE_KEY`",
+        ),
+        (with_grants("secrets = [\"1KEY\"]"), "the variable `1KEY` starts with a digit; write for example `KEY`"),
+        (with_grants("secrets = [\"\"]"), "a variable needs a name; write for example `STRIPE_KEY`"),
+        (with_grants("secrets = [\"KEY\", \"KEY\"]"), "4:20: `KEY` stands twice in `secrets`; remove one"),
+        (
+            with_grants(&format!("secrets = [\"{}\"]", "K".repeat(129))),
+            "the name of a variable has 129 characters, the most is 128",
+        ),
+        (
+            with_grants("kv = [\"sessions\"]\nsecrets = [\"SESSIONS\"]"),
+            "5:13: the function `f` has two things called `SESSIONS`: the kv store `sessions` and the secret `SESSIONS`; rename one",
+        ),
+        (
+            with_grants("env = { sessions = \"\" }\nkv = [\"sessions\"]"),
+            "5:8: the function `f` has two things called `SESSIONS`: `sessions` of its `env` and the kv store `sessions`; rename one",
+        ),
+        (
+            with_tables("kv = [\"main\"]\nsql = [\"main\"]\n[kv.main]\n[sql.main]"),
+            "5:9: the function `f` has two things called `MAIN`: the kv store `main` and the sql store `main`; rename one",
+        ),
+        (
+            with_tables("kv = [\"locks\"]\nlocks = true\n[kv.locks]\n[lock]"),
+            "5:9: the function `f` has two things called `LOCKS`: the kv store `locks` and `locks`; rename one",
+        ),
+        (
+            with_grants("kv = [\"b/c-d\", \"b-c/d\"]"),
+            "4:17: the function `f` has two things called `B_C_D`: the kv store `b/c-d` and the kv store `b-c/d`",
+        ),
+        (
+            with_tables("[kv.Sessions]"),
+            "4:5: `Sessions` contains `S`; use only a-z, 0-9 and `-`; write for example `sessions`",
+        ),
+        (with_tables("[kv]\nsessions = true"), "5:12: the kv store `sessions` is not a table; write `[kv.NAME]`"),
+        (with_tables("[[sql]]"), "`sql` is a list, not a table; write for example `[sql.main]`"),
+        (
+            with_tables("[kv.sessions]\nmigrations = \"m\""),
+            "5:1: unknown key `migrations` in `[kv.NAME]`; it belongs to `[sql.NAME]`; known here are `share`",
+        ),
+        (
+            with_tables("[sql.main]\nmigration = \"m\""),
+            "5:1: unknown key `migration` in `[sql.NAME]`; did you mean `migrations`?",
+        ),
+        (with_tables("[sql.main]\nmigrations = 1"), "5:14: `migrations` is a number, not a string"),
+        (with_tables("[sql.main]\nmigrations = \"../m\""), "5:15: the path leaves its folder (`..`)"),
+        (with_tables("[sql.main]\nmigrations = \"./m/\""), "5:15: the path has an empty or `.` segment; write `m`"),
+        (
+            with_tables("[sql.main]\nmigrations = \".\""),
+            "5:15: `.` is the app's own folder; put the migrations in a folder of their own, such as `migrations`",
+        ),
+        (
+            with_tables("[sql.main]\nshare = [\"a\"]"),
+            "5:11: `a` is this app, whose functions need no `share`; remove it",
+        ),
+        (with_tables("[sql.main]\nshare = [\"b\", \"b\"]"), "5:16: `b` stands twice in `share`; remove one"),
+        (
+            with_tables("[sql.main]\nshare = [\"B c\"]"),
+            "5:11: not the name of an app: `B c` contains `B`; use only a-z, 0-9 and `-`; write for example `b-c`",
+        ),
+        (
+            with_tables("[lock]\nlease = \"1s\""),
+            "5:1: unknown key `lease` in `[lock]`; it has no keys; remove this one",
+        ),
+        (with_tables("[[lock]]"), "`lock` is a list, not a table; write for example `[lock]`"),
+        (with_tables("[locks]"), "4:2: unknown key `locks` in the top level; did you mean `lock`?"),
+        (with_tables("[kv.a]\n[kv.a]"), "5:1: the table `a` stands twice"),
+    ] {
+        let lines = lines(&source);
+        if lines.len() != 1 || !lines[0].contains(expected) {
+            wrong.push(format!("{source}\nexpected {expected}\ngot {lines:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn names_of_env_may_differ_in_case_alone() {
+    let source = with_grants("env = { a = \"1\", A = \"2\" }\nkv = [\"sessions\", \"b/sessions\"]\nsecrets = [\"S\"]");
+    assert_eq!(lines(&source), [""; 0]);
+}
+
+#[test]
+fn a_grant_is_not_said_to_be_missing_where_the_stores_could_not_be_read() {
+    for (tables, expected) in [
+        ("kv = [\"x\"]\n[[kv]]", "5:1: `kv` is a list"),
+        ("kv = [\"x\"]\n[kv]\n[kv]\nx = {}", "6:1: the table `kv` stands twice"),
+        ("kv = [\"x\"]\n[kv]\nx = 1", "6:5: the kv store `x` is not a table"),
+    ] {
+        let lines = lines(&with_tables(tables));
+        assert!(lines.len() == 1 && lines[0].starts_with(&format!("minnow.toml:{expected}")), "{lines:#?}");
+    }
+}
+
+#[test]
 fn columns_count_characters_not_bytes() {
     assert!(
         lines("name = \"a\"\n[static]\n\"/\" = \"p\" # ü\nü = 1").iter().any(|line| line.contains(":4:")),
@@ -249,10 +416,11 @@ fn what_only_the_second_of_two_tables_has_is_not_missed() {
 
 #[test]
 fn files_that_are_missing_are_reported_at_their_lines() {
-    let source = "name = \"a\"\n[functions.api]\nwasm = \"api.wasm\"\n[functions.web]\nwasm = \"web.wasm\"\nbuild = \"make web\"\n[functions.page]\njs = \"page.ts\"\n[static]\n\"/\" = \"public\"\n";
+    let source = "name = \"a\"\n[functions.api]\nwasm = \"api.wasm\"\n[functions.web]\nwasm = \"web.wasm\"\nbuild = \"make web\"\n[functions.page]\njs = \"page.ts\"\n[static]\n\"/\" = \"public\"\n[sql.main]\nmigrations = \"db\"\n";
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();
     let mut mistakes: Vec<Mistake> = parsed.manifest.functions.keys().map(|name| parsed.missing_code(name)).collect();
     mistakes.push(parsed.missing_static("/"));
+    mistakes.push(parsed.missing_migrations(&"main".parse().unwrap()));
     mistakes.push(parsed.mistake(Place::Version, "there is no version to publish", "add `version = \"0.1.0\"`"));
     let errors = ManifestErrors::check(mistakes).unwrap_err();
     insta::assert_snapshot!(errors.lines().join("\n"));
@@ -270,6 +438,15 @@ fn sizes_are_bounded() {
     );
     let functions: String = (0..1001).map(|n| format!("[functions.f{n}]\nwasm = \"a.wasm\"\n")).collect();
     assert!(lines(&format!("name = \"a\"\n{functions}"))[0].contains("`functions` has 1001 entries"));
+    let stores: String = (0..101).map(|n| format!("[kv.s{n}]\n")).collect();
+    assert!(lines(&with_tables(&stores))[0].contains("`kv` has 101 entries, the most is 100"));
+    let names = |prefix: &str, n: usize| (0..n).map(|n| format!("\"{prefix}{n}\",")).collect::<String>();
+    assert!(
+        lines(&with_tables(&format!("[kv.s]\nshare = [{}]", names("b", 101))))[0]
+            .contains("`share` has 101 entries, the most is 100")
+    );
+    let many = lines(&with_function(&format!("secrets = [{}]\nkv = [{}]", names("S", 60), names("b/s-", 41))));
+    assert!(many[0].contains("2:12: the function `f` has 101 grants, the most is 100; leave some out"), "{many:#?}");
     let unknown: String = (0..200).map(|n| format!("k{n} = 1\n")).collect();
     let lines = lines(&format!("{unknown}name = \"a\"\n[static]\n\"/\" = \"p\""));
     assert_eq!((lines.len(), lines.last().unwrap().as_str()), (MAX_MISTAKES + 1, "and 100 more"));

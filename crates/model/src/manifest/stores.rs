@@ -1,0 +1,283 @@
+//! The stores that an app declares, and what its functions are granted of them.
+
+use std::collections::BTreeMap;
+
+use toml_span::{Span, Value};
+
+use super::{
+    MAX_GRANTS, MAX_SHARES, MAX_STORES, keys,
+    parse::is_whole_app,
+    places::Places,
+    read::{Field, Fields, Reader},
+};
+use crate::{
+    AppName, Grants, KvStore, SqlStore, StoreGrant, StoreKind, StoreName, VariableName,
+    grant::{GrantError, LOCKS_VARIABLE, clashes, remedy_for_variable},
+    name::{NameError, remedy_for_name},
+};
+
+/// What a manifest declares.
+pub(super) struct Stores<'v> {
+    pub kv: BTreeMap<StoreName, KvStore>,
+    pub sql: BTreeMap<StoreName, SqlStore>,
+    pub locks: bool,
+    /// The app, when its name could be read.
+    app: Option<AppName>,
+    named_kv: Named<'v>,
+    named_sql: Named<'v>,
+}
+
+/// The names of the stores of a kind as they stand there, also of those that are not right. `None` where that could not be
+/// read: a grant of one that is not found then says nothing.
+type Named<'v> = Option<Vec<&'v str>>;
+
+impl Stores<'_> {
+    fn named(&self, kind: StoreKind) -> &Named<'_> {
+        match kind {
+            StoreKind::Kv => &self.named_kv,
+            StoreKind::Sql => &self.named_sql,
+        }
+    }
+
+    fn has(&self, kind: StoreKind, store: &StoreName) -> bool {
+        self.named(kind).as_ref().is_none_or(|names| names.contains(&store.as_str()))
+    }
+
+    /// Why a store cannot be granted, with the remedy.
+    fn refusal(&self, kind: StoreKind, grant: &StoreGrant) -> Option<(String, String)> {
+        let store = &grant.store;
+        let written = StoreGrant { app: None, ..grant.clone() };
+        match &grant.app {
+            Some(app) if Some(app) == self.app.as_ref() => {
+                return Some((format!("`{grant}` is a store of this app"), format!("write `{written}`")));
+            }
+            None if !self.has(kind, store) => {}
+            _ => return None,
+        }
+        let message = format!("the app has no {kind} store `{store}`");
+        let other = match kind {
+            StoreKind::Kv => StoreKind::Sql,
+            StoreKind::Sql => StoreKind::Kv,
+        };
+        if self.named(other).as_ref().is_some_and(|names| names.contains(&store.as_str())) {
+            return Some((message, format!("it is a {other} store: write `{other} = [\"{written}\"]`")));
+        }
+        // A long key is no typing error, and the distance costs the product of both lengths.
+        let names = self.named(kind).iter().flatten().filter(|name| name.len() <= 63);
+        let nearest = names.map(|name| (strsim::damerau_levenshtein(store.as_str(), name), name)).min();
+        let guess = match nearest {
+            Some((distance, name)) if distance <= 1 + name.len() / 4 => {
+                format!("did you mean `{}`? Else ", name.escape_debug())
+            }
+            _ => String::new(),
+        };
+        Some((message, format!("{guess}add `[{kind}.{store}]`, or write `APP/{written}` for another app's")))
+    }
+}
+
+/// One thing that a function finds in its `env`, with its place.
+type PlacedVariable = (String, (String, Span));
+
+impl Reader {
+    /// `[kv.NAME]`, `[sql.NAME]` and `[lock]`.
+    pub(super) fn stores<'v>(
+        &mut self,
+        fields: Fields<'v, '_>,
+        app: Option<&AppName>,
+        places: &mut Places,
+    ) -> Stores<'v> {
+        let mut kv = BTreeMap::new();
+        let (named_kv, entries) = self.named(fields, StoreKind::Kv);
+        for (key, span, value) in entries {
+            let (name, fields) = self.store(StoreKind::Kv, key, span, value);
+            let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
+            if let Some(name) = name {
+                kv.insert(name, KvStore { share });
+            }
+        }
+        let mut sql = BTreeMap::new();
+        let (named_sql, entries) = self.named(fields, StoreKind::Sql);
+        for (key, span, value) in entries {
+            let (name, fields) = self.store(StoreKind::Sql, key, span, value);
+            let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
+            let field = fields.and_then(|fields| fields.get("migrations"));
+            let migrations = field.and_then(|field| self.migrations(field));
+            let Some(name) = name else { continue };
+            if let Some(field) = field {
+                places.migrations.insert(name.clone(), field.value.span);
+            }
+            sql.insert(name, SqlStore { share, migrations });
+        }
+        let lock = fields.get("lock");
+        if let Some(field) = lock {
+            self.table(field, &keys::LOCK);
+        }
+        Stores { kv, sql, locks: lock.is_some(), app: app.cloned(), named_kv, named_sql }
+    }
+
+    /// The stores of one kind, at most as many as an app may have.
+    fn named<'v, 'de>(
+        &mut self,
+        fields: Fields<'v, 'de>,
+        kind: StoreKind,
+    ) -> (Named<'v>, Vec<(&'v str, Span, &'v Value<'de>)>) {
+        let is_halved = self.halved.contains(kind.as_str());
+        let Some(field) = fields.get(kind.as_str()) else {
+            return ((!is_halved).then(Vec::new), Vec::new());
+        };
+        let is_table = field.value.as_table().is_some();
+        let mut entries = self.entries(field);
+        self.at_most(field, entries.len(), MAX_STORES);
+        let is_whole = is_table && !is_halved && entries.len() <= MAX_STORES;
+        let named = is_whole.then(|| entries.iter().map(|(name, ..)| *name).collect());
+        entries.truncate(MAX_STORES);
+        (named, entries)
+    }
+
+    fn store<'v, 'de>(
+        &mut self,
+        kind: StoreKind,
+        key: &str,
+        span: Span,
+        value: &'v Value<'de>,
+    ) -> (Option<StoreName>, Option<Fields<'v, 'de>>) {
+        let name = key.parse::<StoreName>();
+        if let Err(error) = &name {
+            self.refuse(span, error.to_string(), remedy_for_name(key));
+        }
+        let table = value.as_table();
+        if table.is_none() {
+            let message = format!("the {kind} store `{}` is not a table", key.escape_debug());
+            self.refuse(value.span, message, format!("write `[{kind}.NAME]` with its keys below, if it has any"));
+        }
+        let doc = match kind {
+            StoreKind::Kv => &keys::KV,
+            StoreKind::Sql => &keys::SQL,
+        };
+        (name.ok(), table.map(|table| self.fields(table, doc)))
+    }
+
+    /// The apps that are let in.
+    fn share(&mut self, fields: Fields<'_, '_>, own: Option<&AppName>) -> Vec<AppName> {
+        let mut apps = Vec::new();
+        let Some(field) = fields.get("share") else { return apps };
+        for (text, span) in self.strings(field, MAX_SHARES) {
+            match text.parse::<AppName>() {
+                Ok(app) if Some(&app) == own => {
+                    self.refuse(span, format!("`{app}` is this app, whose functions need no `share`"), "remove it");
+                }
+                Ok(app) if apps.contains(&app) => {
+                    self.refuse(span, format!("`{app}` stands twice in `share`"), "remove one");
+                }
+                Ok(app) => apps.push(app),
+                Err(error) => {
+                    let error: NameError = error;
+                    self.refuse(span, format!("not the name of an app: {error}"), remedy_for_name(text));
+                }
+            }
+        }
+        apps
+    }
+
+    fn migrations(&mut self, field: Field<'_, '_>) -> Option<String> {
+        let folder = self.string(field)?;
+        if is_whole_app(folder) {
+            let message = format!("`{folder}` is the app's own folder");
+            let remedy = "put the migrations in a folder of their own, such as `migrations`, and name that";
+            self.refuse(field.value.span, message, remedy);
+            return None;
+        }
+        self.path(folder, field.value.span).map(str::to_owned)
+    }
+
+    /// What a function is granted: `kv`, `sql`, `locks` and `secrets`. `function` is its name and the place of that.
+    pub(super) fn grants(&mut self, function: (&str, Span), fields: Fields<'_, '_>, stores: &Stores<'_>) -> Grants {
+        let mut found = Vec::new();
+        let kv = self.store_grants(StoreKind::Kv, fields, stores, &mut found);
+        let sql = self.store_grants(StoreKind::Sql, fields, stores, &mut found);
+        let locks = fields.get("locks").is_some_and(|field| {
+            let locks = self.boolean(field).unwrap_or_default();
+            if locks && !stores.locks {
+                let message = "`locks` is true, and the app has no locks";
+                self.refuse(field.value.span, message, "add the table `[lock]`, or remove `locks`");
+            }
+            if locks {
+                found.push((LOCKS_VARIABLE.to_owned(), ("`locks`".to_owned(), field.value.span)));
+            }
+            locks
+        });
+        let secrets = self.secrets(fields, &mut found);
+        let grants = Grants { kv, sql, locks, secrets };
+        let (name, place) = (function.0.escape_debug(), function.1);
+        if grants.count() > MAX_GRANTS {
+            let message = format!("the function `{name}` has {} grants, the most is {MAX_GRANTS}", grants.count());
+            self.refuse(place, message, "leave some out, or split the function in two");
+        }
+        let env = fields.get("env").and_then(|field| field.value.as_table()).into_iter().flatten();
+        let env = env.map(|(key, _)| {
+            let what = format!("`{}` of its `env`", key.name.escape_debug());
+            (key.name.to_string(), (what, key.span))
+        });
+        for (variable, (first, first_span), (second, span)) in clashes(env, found) {
+            let variable = variable.escape_debug();
+            self.refuse_places(
+                &[(span, Some("and here")), (first_span, Some("first here"))],
+                format!("the function `{name}` has two things called `{variable}`: {first} and {second}"),
+                "rename one: names are the same when they are in upper case with `_` for `-`",
+            );
+        }
+        grants
+    }
+
+    /// The stores of one kind that a function is granted.
+    fn store_grants(
+        &mut self,
+        kind: StoreKind,
+        fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
+        found: &mut Vec<PlacedVariable>,
+    ) -> Vec<StoreGrant> {
+        let mut grants: Vec<StoreGrant> = Vec::new();
+        let Some(field) = fields.get(kind.as_str()) else { return grants };
+        for (text, span) in self.strings(field, MAX_GRANTS) {
+            let grant = match text.parse::<StoreGrant>() {
+                Ok(grant) => grant,
+                Err(error) => {
+                    let error: GrantError = error;
+                    self.refuse(span, error.reason, error.remedy);
+                    continue;
+                }
+            };
+            if let Some((message, remedy)) = stores.refusal(kind, &grant) {
+                self.refuse(span, message, remedy);
+            } else if grants.iter().any(|other| other.name() == grant.name()) {
+                let message = format!("the store `{}` stands twice in `{kind}`", grant.name());
+                self.refuse(span, message, "keep one: with `:ro` for reading, without it for reading and writing");
+            } else {
+                found.push((grant.variable(), (grant.called(kind), span)));
+                grants.push(grant);
+            }
+        }
+        grants
+    }
+
+    fn secrets(&mut self, fields: Fields<'_, '_>, found: &mut Vec<PlacedVariable>) -> Vec<VariableName> {
+        let mut secrets = Vec::new();
+        let Some(field) = fields.get("secrets") else { return secrets };
+        for (text, span) in self.strings(field, MAX_GRANTS) {
+            match text.parse::<VariableName>() {
+                Ok(name) if secrets.contains(&name) => {
+                    self.refuse(span, format!("`{name}` stands twice in `secrets`"), "remove one");
+                }
+                Ok(name) => {
+                    found.push((name.to_string(), (format!("the secret `{name}`"), span)));
+                    secrets.push(name);
+                }
+                Err(error) => {
+                    self.refuse(span, format!("not the name of a secret: {error}"), remedy_for_variable(text));
+                }
+            }
+        }
+        secrets
+    }
+}
