@@ -116,7 +116,7 @@ impl DataDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
             _ => {}
         }
-        for content in [self.blobs(), self.compiled()] {
+        for content in [self.blobs(), self.compiled(), self.kv(), self.sql()] {
             if holds_file(&content, CONTENT_DEPTH).map_err(at(&content))? {
                 return Err(DataDirError::NoDatabase { path });
             }
@@ -147,8 +147,33 @@ impl DataDir {
         self.root.join("tmp")
     }
 
+    /// The key-value stores of apps.
+    pub fn kv(&self) -> PathBuf {
+        self.root.join("kv")
+    }
+
+    /// The SQL stores of apps.
+    pub fn sql(&self) -> PathBuf {
+        self.root.join("sql")
+    }
+
+    /// The stores of apps that were deleted, until they are purged.
+    pub fn deleted(&self) -> PathBuf {
+        self.root.join("deleted")
+    }
+
     pub fn database(&self) -> PathBuf {
         self.root.join("minnow.db")
+    }
+
+    /// The keys that secrets are sealed with, unless the operator keeps them elsewhere.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.root.join("secrets.key")
+    }
+
+    /// The mark that all fencing tokens of locks so far are below.
+    pub fn lock_tokens(&self) -> PathBuf {
+        self.root.join("lock.tokens")
     }
 
     /// The token that the first start writes, for the operator of this machine.
@@ -184,7 +209,7 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Folders above a blob: `sha256` and the first two digits. Compiled code has one.
+/// Folders above a blob: `sha256` and the first two digits; above a store: its tenant and app. Compiled code has one.
 const CONTENT_DEPTH: u32 = 2;
 
 /// Whether there is a file in `dir`, or in folders down to `depth` below it.
@@ -285,7 +310,7 @@ mod tests {
     #[test]
     fn content_without_its_database_is_refused_and_left_alone() {
         let blob = "blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        for file in [blob, "compiled/0123456789abcdef/2cf24dba.http-0.2"] {
+        for file in [blob, "compiled/0123456789abcdef/2cf24dba.http-0.2", "kv/default/hello/sessions.db"] {
             let temp = tempfile::tempdir().unwrap();
             let file = temp.path().join(file);
             drop(DataDir::open(temp.path()).unwrap());

@@ -23,8 +23,6 @@ use crate::StoreError;
 const WAITING_WRITES: usize = 256;
 /// Writes that share one commit. Bounds how long the first one waits for the last.
 const GROUPED_WRITES: usize = 64;
-/// Connections that read. Reads are short and the control API is not the hot path.
-const READERS: usize = 2;
 /// How long a connection waits for a lock that another one holds. Only checkpoints and backups hold one for long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,14 +31,34 @@ pub struct Database {
     /// `None` only while the value is dropped.
     writes: Option<mpsc::Sender<Job>>,
     writer: Option<thread::JoinHandle<()>>,
+    /// At most [`Tuning::readers`] that nobody uses now; they are opened on first use.
     readers: Mutex<Vec<Connection>>,
-    /// One permit for each connection in `readers`.
+    /// One permit for each connection that [`Database::read`] may use at once.
     reading: Semaphore,
     path: PathBuf,
+    tuning: Tuning,
 }
 
-/// Runs in a savepoint of the group's transaction; answers after the group's commit.
-type Job = Box<dyn FnOnce(&Connection) -> Ran + Send>;
+/// How the node's own database and those of the data services differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Connections that are kept for reading.
+    pub readers: usize,
+    /// Pages that each connection keeps in memory, in KiB.
+    pub cache_kib: u32,
+    /// The database does not grow beyond it, nor its log much: a write that would answers [`StoreError::Full`].
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for Tuning {
+    /// For the node's own database. Reads are short and the control API is not the hot path; 2 MiB is SQLite's own default.
+    fn default() -> Self {
+        Self { readers: 2, cache_kib: 2048, max_bytes: None }
+    }
+}
+
+/// Runs in a savepoint of the group's transaction, and answers after the group's commit; or is told why there is none.
+type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Ran + Send>;
 
 /// What a job came to inside its savepoint.
 struct Ran {
@@ -53,29 +71,32 @@ impl Database {
     /// Opens the database at `path`, creating it where it does not exist, and brings it to the newest schema: each of
     /// `migrations` is a batch of SQL that has run once, in order. Entries may be appended, never changed. Blocking.
     pub fn open(path: &Path, migrations: &[&str]) -> Result<Self, StoreError> {
+        Self::open_tuned(path, migrations, Tuning::default())
+    }
+
+    /// [`Database::open`] for one of many databases.
+    pub fn open_tuned(path: &Path, migrations: &[&str], tuning: Tuning) -> Result<Self, StoreError> {
+        crate::sql::memory::install()?;
         let name = |error: rusqlite::Error| at(path, error.into());
         make_private(path).map_err(|error| StoreError::io(path, error))?;
         let mut connection = Connection::open(path).map_err(name)?;
-        configure(&connection).map_err(name)?;
+        configure(&connection, tuning).map_err(name)?;
         migrate(&mut connection, migrations).map_err(|error| at(path, error))?;
-        let mut readers = Vec::with_capacity(READERS);
-        for _ in 0..READERS {
-            let reader = Connection::open(path).map_err(name)?;
-            configure(&reader).map_err(name)?;
-            reader.pragma_update(None, "query_only", true).map_err(name)?;
-            readers.push(reader);
-        }
         let (writes, jobs) = mpsc::channel(WAITING_WRITES);
         let writer = thread::Builder::new()
             .name("database".into())
-            .spawn(move || write_jobs(connection, jobs))
+            .spawn({
+                let path = path.to_owned();
+                move || write_jobs(connection, jobs, &path, tuning)
+            })
             .map_err(|error| StoreError::io(path, error))?;
         Ok(Self {
             writes: Some(writes),
             writer: Some(writer),
-            readers: Mutex::new(readers),
-            reading: Semaphore::new(READERS),
+            readers: Mutex::default(),
+            reading: Semaphore::new(tuning.readers),
             path: path.to_owned(),
+            tuning,
         })
     }
 
@@ -89,7 +110,10 @@ impl Database {
         let (tell, told) = oneshot::channel();
         let path = self.path.clone();
         let job: Job = Box::new(move |connection| {
-            let result = catch_unwind(AssertUnwindSafe(|| work(connection)));
+            let result = match connection {
+                Ok(connection) => catch_unwind(AssertUnwindSafe(|| work(connection))),
+                Err(error) => Ok(Err(E::from(name_path(&path, error)))),
+            };
             let keep = matches!(result, Ok(Ok(_)));
             let answer = move |committed: Result<(), StoreError>| {
                 // The caller may have gone; the write stands.
@@ -117,19 +141,14 @@ impl Database {
         E: From<StoreError> + Send + 'static,
     {
         let _permit = self.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
-        let connection = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // A caller that stopped waiting, or work that panicked, took its connection along; this opens another.
-        let connection = match connection {
-            Some(connection) => connection,
-            None => self.reopen()?,
-        };
+        let connection = self.reader()?;
         let ran = tokio::task::spawn_blocking(move || {
             let result = work(&connection);
             (connection, result)
         });
         match ran.await {
             Ok((connection, result)) => {
-                self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                self.keep(connection);
                 result
             }
             Err(error) => match error.try_into_panic() {
@@ -139,14 +158,42 @@ impl Database {
         }
     }
 
-    fn reopen(&self) -> Result<Connection, StoreError> {
+    /// [`Database::read`] on this thread, for work of microseconds. There are as many connections at once as threads that call.
+    pub fn read_here<T, E>(&self, work: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<StoreError>,
+    {
+        let connection = self.reader()?;
+        let result = work(&connection);
+        self.keep(connection);
+        result
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection that can only read: one that was used before, or another. A caller that stopped waiting, or work that
+    /// panicked, took its connection along.
+    fn reader(&self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(connection);
+        }
         let open = || {
             let reader = Connection::open(&self.path)?;
-            configure(&reader)?;
+            configure(&reader, self.tuning)?;
             reader.pragma_update(None, "query_only", true)?;
             Ok(reader)
         };
         open().map_err(|error: rusqlite::Error| at(&self.path, error.into()))
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < self.tuning.readers {
+            readers.push(connection);
+        }
     }
 }
 
@@ -180,7 +227,7 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+fn configure(connection: &Connection, tuning: Tuning) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // FULL syncs the log at each commit; NORMAL could lose the last ones when the power fails.
@@ -188,6 +235,14 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // After a burst of writes the log file shrinks back to this, in bytes.
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    // Finds damaged pages where they are read, instead of making something of them.
+    connection.pragma_update(None, "cell_size_check", true)?;
+    // Negative: KiB instead of pages.
+    connection.pragma_update(None, "cache_size", -i64::from(tuning.cache_kib))?;
+    if let Some(max_bytes) = tuning.max_bytes {
+        let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        connection.pragma_update_and_check(None, "max_page_count", max_bytes / page_bytes.max(1), |_| Ok(()))?;
+    }
     // The registry prepares more statements than the default 16.
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
@@ -209,28 +264,59 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Store
 }
 
 /// The writer thread: takes all the writes that wait, up to [`GROUPED_WRITES`], and commits them together.
-fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &Path, tuning: Tuning) {
     let mut group = Vec::with_capacity(GROUPED_WRITES);
-    while jobs.blocking_recv_many(&mut group, GROUPED_WRITES) > 0 {
+    // What an aborted commit left in the group goes first.
+    while !group.is_empty() || jobs.blocking_recv_many(&mut group, GROUPED_WRITES) > 0 {
         let mut ran = Vec::with_capacity(group.len());
-        let committed = commit(&mut connection, &mut group, &mut ran);
+        let committed =
+            bound_log(&connection, path, tuning).and_then(|()| commit(&mut connection, &mut group, &mut ran));
+        let committed = committed.map_err(|error| at(path, error));
         if let Err(error) = &committed {
             tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
         }
-        // What is left in the group never ran; dropping it tells its callers.
-        group.clear();
         let mut error = committed.err();
+        let mut copy = || {
+            let (first, second) = split(error.take()?);
+            error = Some(second);
+            Some(first)
+        };
+        if ran.is_empty() {
+            // There was no transaction, and the next one would not fare better.
+            ran.extend(group.drain(..).map(|job| job(Err(copy().unwrap_or(StoreError::Stopped)))));
+        }
         for Ran { answer, .. } in ran {
-            answer(match error.take() {
-                None => Ok(()),
-                Some(first) => {
-                    let (first, second) = split(first);
-                    error = Some(second);
-                    Err(first)
-                }
-            });
+            answer(copy().map_or(Ok(()), Err));
         }
     }
+}
+
+/// How large the log beside a database of at most `database_bytes` may be when a write begins, in bytes; the write itself adds at most a
+/// database. Without readers the log begins anew after some 4 MiB: only reads that last make it grow.
+pub(crate) fn log_bound(database_bytes: u64) -> u64 {
+    (16 << 20) + database_bytes / 4
+}
+
+/// Whether the log beside the database at `path` is larger than `bytes`.
+pub(crate) fn log_is_over(path: &Path, bytes: u64) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > bytes)
+}
+
+/// Writes the log back into the database and empties it. Waits for those who read from it, as long as the connection waits for locks; who begins
+/// meanwhile reads from the database. Whether it succeeded.
+pub(crate) fn reset_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map(|busy: bool| !busy)
+}
+
+/// Refuses to write while the log is beyond its bound, and cannot be emptied.
+fn bound_log(connection: &Connection, path: &Path, tuning: Tuning) -> Result<(), StoreError> {
+    let Some(max_bytes) = tuning.max_bytes else { return Ok(()) };
+    if log_is_over(path, log_bound(max_bytes)) && !reset_log(connection)? {
+        return Err(StoreError::Full);
+    }
+    Ok(())
 }
 
 /// Every write of a failed group gets the error. SQLite's errors cannot be cloned, so the copies carry what a caller acts on.
@@ -248,11 +334,13 @@ fn split(error: StoreError) -> (StoreError, StoreError) {
     }
 }
 
+/// Runs the writes of `group` in one transaction and moves them to `ran`. After an error, those that are left have not run.
 fn commit(connection: &mut Connection, group: &mut Vec<Job>, ran: &mut Vec<Ran>) -> Result<(), StoreError> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for job in group.drain(..) {
+    while !group.is_empty() {
         let savepoint = transaction.savepoint()?;
-        let result = job(&savepoint);
+        let job = group.remove(0);
+        let result = job(Ok(&savepoint));
         let keep = result.keep;
         ran.push(result);
         // A full disk or an I/O error makes SQLite roll the whole transaction back, with the writes before this one. The
@@ -365,6 +453,34 @@ mod tests {
         assert!(matches!(error, Failure::Store(StoreError::Full)), "{error:?}");
         database.write(|connection| insert(connection, "small")).await.unwrap();
         assert_eq!(names(&database).await, ["small"]);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_lasts_does_not_let_the_log_grow_without_bound() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        let tuning = Tuning { max_bytes: Some(1 << 20), ..Tuning::default() };
+        let database = Database::open_tuned(&path, SCHEMA, tuning).unwrap();
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM item").unwrap();
+        let log = || std::fs::metadata(temp.path().join("a.db-wal")).unwrap().len();
+        let write = |name: &str| {
+            let name = name.repeat(50_000);
+            database.write(move |connection| -> Result<(), Failure> {
+                connection.execute("DELETE FROM item", [])?;
+                insert(connection, &name)
+            })
+        };
+        while log() <= log_bound(1 << 20) {
+            write("ab").await.unwrap();
+        }
+        assert!(log() < log_bound(1 << 20) + (1 << 20), "{}", log());
+        // It waits for a while, and then says no.
+        let error = write("cd").await.unwrap_err();
+        assert!(matches!(error, Failure::Store(StoreError::Full)), "{error:?}");
+        drop(reader);
+        write("ef").await.unwrap();
+        assert!(log() < 1 << 20, "{}", log());
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub enum StoreError {
     Aborted,
     #[error("the database has stopped")]
     Stopped,
+    /// As many stores of a service as may be open are in use at this moment.
+    #[error("all {max} stores that may be open at once are in use; try again, or use fewer stores at the same time")]
+    TooManyOpen { max: usize },
+    /// The deletion of an app waited for a call or transaction that does not end.
+    #[error("the store {path} is still in use, nothing was deleted; end the transaction that uses it and try again")]
+    InUse { path: PathBuf },
+    #[error("the stores of this app are being deleted; try again when that is done")]
+    BeingDeleted,
 }
 
 impl StoreError {
