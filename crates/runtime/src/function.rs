@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -18,24 +19,51 @@ use minnow_telemetry::FunctionMetrics;
 use crate::{
     Runtime,
     admission::Admission,
+    data::Granted,
     js::Team,
     kind::GuestKind,
+    mask::Secrets,
     meter::{monotonic_ns, now_ms},
     wasm::{Crew, WarmInstance},
 };
 
 /// Everything the runtime needs to know of a function. Small, since a node holds thousands that are idle.
-#[derive(Debug, Clone)]
+#[derive(Clone, PartialEq)]
 pub struct FunctionSpec {
     pub tenant: Tenant,
     pub app: AppName,
     pub version: Version,
     pub function: FunctionName,
     pub code: FunctionCode,
+    /// What the manifest says, then the app's variables, then the secrets that it was granted.
     pub env: Arc<BTreeMap<String, String>>,
+    /// What no line of its log may hold.
+    pub secrets: Secrets,
+    /// The stores and locks that it may use; one that is shared where there are none.
+    pub granted: Arc<Granted>,
     pub egress: Arc<[EgressRule]>,
     pub instances: Instances,
     pub limits: Limits,
+}
+
+/// Of `env` only the names: its values may be secrets.
+impl fmt::Debug for FunctionSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tenant, app, version, function, code, env, secrets, granted, egress, instances, limits } = self;
+        f.debug_struct("FunctionSpec")
+            .field("tenant", tenant)
+            .field("app", app)
+            .field("version", version)
+            .field("function", function)
+            .field("code", code)
+            .field("env", &env.keys().collect::<Vec<_>>())
+            .field("secrets", secrets)
+            .field("granted", granted)
+            .field("egress", egress)
+            .field("instances", instances)
+            .field("limits", limits)
+            .finish()
+    }
 }
 
 /// What a function is written in.
@@ -205,7 +233,7 @@ impl Function {
             version: Some(spec.version.clone()),
             function: Some(spec.function.clone()),
             request_id,
-            message,
+            message: spec.secrets.mask(message),
         });
     }
 
@@ -290,6 +318,25 @@ impl LineRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_of_a_function_holds_no_value_of_its_environment() {
+        let spec = FunctionSpec {
+            tenant: Tenant::default(),
+            app: "shop".parse().unwrap(),
+            version: "0.1.0".parse().unwrap(),
+            function: "web".parse().unwrap(),
+            code: FunctionCode::Wasm { digest: Digest::of(b"code"), kind: GuestKind::Http02 },
+            env: Arc::new(BTreeMap::from([("API_KEY".to_owned(), "hunter2".to_owned())])),
+            secrets: Secrets::default(),
+            granted: Arc::default(),
+            egress: Arc::new([]),
+            instances: Instances::default(),
+            limits: Limits::default(),
+        };
+        let printed = format!("{spec:?}");
+        assert!(printed.contains("API_KEY") && !printed.contains("hunter2"), "{printed}");
+    }
 
     #[test]
     fn a_function_prints_at_once_what_fits_and_then_at_its_rate() {

@@ -2,7 +2,7 @@
 //!
 //! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
 //! from a request to its answer), then `wasm` and `js`. `admission`, `memory`, `ticker`, `worker` and `meter` are the limits: who may start, how
-//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; `compile` makes code
+//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; [`data`] is the gate before the stores; `compile` makes code
 //! ready to run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -10,6 +10,7 @@
 mod admission;
 mod compile;
 pub mod compile_worker;
+pub mod data;
 mod egress;
 pub mod function;
 mod headers;
@@ -17,6 +18,7 @@ pub mod invocation;
 pub mod js;
 pub mod kind;
 pub mod live;
+mod mask;
 mod memory;
 mod meter;
 pub mod response;
@@ -32,4 +34,5 @@ pub use invocation::{Body, BodyError, Invocation, Outcome, TraceContext};
 pub use js::{JsConfig, LoadFailure};
 pub use kind::GuestKind;
 pub use live::{Live, LiveApp, LiveVersion};
+pub use mask::Secrets;
 pub use runtime::{Runtime, RuntimeConfig, StartError};

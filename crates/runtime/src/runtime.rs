@@ -29,6 +29,7 @@ use crate::{
     Function, FunctionCode, FunctionSpec, JsConfig, LoadFailure,
     admission::{Admission, Refused},
     compile::{CompileLimits, Compiler},
+    data::Data,
     egress::Egress,
     invocation::{Body, BodyError, Invocation, Outcome},
     js,
@@ -85,6 +86,8 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// Where published content is.
     pub blobs: Arc<Blobs>,
+    /// The stores and locks of functions.
+    pub data: Data,
     pub js: JsConfig,
 }
 
@@ -114,6 +117,7 @@ pub struct Runtime {
     max_idle: u32,
     pub(crate) egress: Egress,
     engines: Engines,
+    data: Data,
     js: Arc<js::Engine>,
     compiler: Compiler,
     sandboxes: Admission,
@@ -166,6 +170,7 @@ impl Runtime {
             max_idle: config.sandboxes.div_ceil(2),
             egress: Egress::new(config.private_networks, config.outbound_connections)?,
             engines,
+            data: config.data,
             js,
             compiler,
             sandboxes: Admission::new(config.sandboxes, config.sandbox_queue),
@@ -230,6 +235,11 @@ impl Runtime {
     pub async fn check_js(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), LoadFailure> {
         let function = Function::new(self, spec);
         self.js.check(&function).await
+    }
+
+    /// The stores and locks of functions.
+    pub fn data(&self) -> &Data {
+        &self.data
     }
 
     pub(crate) fn js(&self) -> &Arc<js::Engine> {

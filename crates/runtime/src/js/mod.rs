@@ -7,6 +7,7 @@
 //! out, `websocket` what becomes of an upgraded connection.
 
 mod clock;
+mod data;
 mod last_words;
 mod lines;
 mod outbound;
@@ -67,6 +68,7 @@ const BOOTSTRAP: &str = concat!(
     include_str!("bootstrap/invocation.js"),
     include_str!("bootstrap/fetch.js"),
     include_str!("bootstrap/websocket.js"),
+    include_str!("bootstrap/data.js"),
     include_str!("bootstrap/seal.js"),
     include_str!("bootstrap/load.js"),
 );

@@ -19,7 +19,7 @@ use http::{Method, Request, header::HOST};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use minnow_model::{Limits, RequestId, problem::Code};
+use minnow_model::{Limits, RequestId, StoreKind, problem::Code};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Notify, watch},
@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     Reserved,
     clock::{Began, Clock, CpuClock},
+    data::{self, HeldLocks},
     outbound,
     sandbox::{Running, Started},
 };
@@ -150,8 +151,8 @@ impl LoadFailure {
 pub(super) struct Process {
     pub(super) running: Running,
     pub(super) clock: Clock<ProcessCpu>,
-    /// Where the function's outbound requests come in; taken when it is loaded.
-    egress: Mutex<Option<std::os::unix::net::UnixListener>>,
+    /// Where the function's outbound requests come in, and its calls to its stores; taken when it is loaded.
+    ways_out: Mutex<Option<WaysOut>>,
     /// Connections that wait for a request, the one that waits longest first.
     idle: Mutex<VecDeque<(ThreadId, SendRequest<Body>)>>,
     calls: Mutex<Calls>,
@@ -173,6 +174,12 @@ pub(super) struct Process {
     used: Mutex<Instant>,
     /// Gives back what the process holds of the node's memory.
     _reserved: Reserved,
+}
+
+/// The sockets on which the node hears a function.
+struct WaysOut {
+    egress: std::os::unix::net::UnixListener,
+    data: std::os::unix::net::UnixListener,
 }
 
 pub(super) struct ProcessCpu(Running);
@@ -204,6 +211,8 @@ pub(super) struct Call {
     waits: AtomicI32,
     /// A WebSocket stays open for hours: the CPU limit holds for each of its events, not for all together.
     pub(super) is_upgraded: AtomicBool,
+    /// Given up when the invocation ends.
+    pub(super) locks: HeldLocks,
     _place: Arc<Place>,
 }
 
@@ -222,11 +231,11 @@ impl Call {
 impl Process {
     /// Watches over a process that was just started, on the current runtime.
     pub(super) fn new(started: Started, reserved: Reserved) -> io::Result<Arc<Self>> {
-        let Started { running, stdout, stderr, egress } = started;
+        let Started { running, stdout, stderr, egress, data } = started;
         let process = Arc::new(Self {
             clock: Clock::new(ProcessCpu(running.clone())),
             running,
-            egress: Mutex::new(Some(egress)),
+            ways_out: Mutex::new(Some(WaysOut { egress, data })),
             idle: Mutex::default(),
             calls: Mutex::default(),
             next_call: AtomicU64::new(0),
@@ -286,13 +295,27 @@ impl Process {
         // From now on there is something to watch.
         self.resumed.notify_one();
         let broken = |error: io::Error| LoadFailure::Crashed(error.to_string());
-        let egress = self.egress.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let egress = egress.ok_or_else(|| LoadFailure::Crashed("it has a function already".into()))?;
-        egress.set_nonblocking(true).map_err(broken)?;
-        let egress = UnixListener::from_std(egress).map_err(broken)?;
-        tokio::spawn(Arc::clone(self).let_out(egress, Arc::downgrade(function)));
+        let ways_out = self.ways_out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let WaysOut { egress, data } =
+            ways_out.ok_or_else(|| LoadFailure::Crashed("it has a function already".into()))?;
+        let listen = |listener: std::os::unix::net::UnixListener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
+        };
+        tokio::spawn(Arc::clone(self).let_out(listen(egress).map_err(broken)?, Arc::downgrade(function)));
+        if !spec.granted.is_empty() {
+            tokio::spawn(Arc::clone(self).serve_data(listen(data).map_err(broken)?, Arc::downgrade(function)));
+        }
+        let store = |kind: StoreKind| {
+            let of_kind = spec.granted.of(kind).iter();
+            of_kind.map(
+                move |(name, granted)| serde_json::json!({ "kind": kind, "name": name, "variable": granted.variable }),
+            )
+        };
+        let stores: Vec<_> = [StoreKind::Kv, StoreKind::Sql].into_iter().flat_map(store).collect();
         let head = serde_json::json!({
             "app": spec.app, "version": spec.version, "function": spec.function, "env": &*spec.env,
+            "stores": stores, "locks": spec.granted.locks,
             "timeout_ms": u64::try_from(spec.limits.timeout.as_millis()).unwrap_or(u64::MAX), "module_bytes": module.len(),
         });
         let body = [head.to_string().into_bytes(), b"\n".to_vec(), module.to_vec()].concat();
@@ -343,6 +366,18 @@ impl Process {
         }
     }
 
+    /// Serves the function's stores until the process has ended.
+    async fn serve_data(self: Arc<Self>, listener: UnixListener, function: Weak<Function>) {
+        let mut ended = self.ended.subscribe();
+        let process = Arc::downgrade(&self);
+        drop(self);
+        let calls = move |number: RequestId| process.upgrade()?.call(number);
+        tokio::select! {
+            _ = ended.wait_for(Option::is_some) => {}
+            () = data::serve(listener, function, calls) => {}
+        }
+    }
+
     /// Serves the function's way out until the process has ended.
     async fn let_out(self: Arc<Self>, listener: UnixListener, function: Weak<Function>) {
         let mut ended = self.ended.subscribe();
@@ -368,6 +403,7 @@ impl Process {
             is_over: AtomicBool::new(false),
             waits: AtomicI32::new(0),
             is_upgraded: AtomicBool::new(false),
+            locks: HeldLocks::default(),
             _place: Arc::clone(place),
         });
         self.calls().open.insert(call.number, Arc::clone(&call));
@@ -407,6 +443,7 @@ impl Process {
             }
             calls.ended.push_back((call.number, call.run.id));
         }
+        call.locks.release();
         let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
         call.run.meter.charge_ns(self.clock.end(&began, is_alive));
         call.run.holds_memory(self.memory_bytes.load(Relaxed));

@@ -88,7 +88,8 @@ async fn call(code: &Arc<Code>, run: &Arc<Run>, invocation: Invocation, answer: 
         Ok(()) => {
             instance.served += 1;
             let state = instance.store.data_mut();
-            if reuse && instance.served < MAX_REUSE && run.is_answered() && run.failure().is_none() {
+            let is_good = run.is_answered() && run.failure().is_none() && !state.holds_stores();
+            if reuse && instance.served < MAX_REUSE && is_good {
                 state.serve(Owner::None);
                 instance.idle_since = Instant::now();
                 instance.idle = IdleInstance::begin(run.function.runtime());

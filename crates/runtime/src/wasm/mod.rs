@@ -3,11 +3,12 @@
 //!
 //! `engine` configures it, `code` maps compiled artifacts, `state` is what one sandbox holds. `http02`, `http03` and `command`
 //! call the three kinds of guest: `reuse03` in shared instances, `first_piece` sends short responses whole, `cgi` speaks
-//! RFC 3875 with commands. `output` turns what a guest prints into log lines, `failure` what went wrong into a code.
+//! RFC 3875 with commands. `data` gives guests their stores. `output` turns what a guest prints into log lines, `failure` what went wrong into a code.
 
 mod cgi;
 mod code;
 mod command;
+mod data;
 mod engine;
 mod failure;
 mod first_piece;

@@ -414,8 +414,8 @@ impl Drop for RetireOnDrop<'_> {
     }
 }
 
-/// Ends when the instance is of no more use: it was idle for long, there is no room for idle ones, or the guest does not
-/// come to an end of what it does after its responses.
+/// Ends when the instance is of no more use: it was idle for long, there is no room for idle ones, the guest does not come to
+/// an end of what it does after its responses, or it has kept a lock or the like, which ends with the instance.
 ///
 /// Until the guest is at rest the instance keeps the place of its last call: it is one of those that run, for which the pool
 /// has room, and not one of those that wait.
@@ -425,7 +425,7 @@ async fn until_useless(
     place: &mut Option<Place>,
     waits: &mut Option<IdleInstance>,
 ) {
-    if !comes_to_rest(accessor, hand).await {
+    if !comes_to_rest(accessor, hand).await || accessor.with(|mut store| store.data_mut().holds_stores()) {
         return;
     }
     hand.is_at_rest.store(true, Relaxed);

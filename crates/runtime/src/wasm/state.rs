@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::AtomicU32};
 
 use http::{HeaderName, Request, Response};
 use minnow_model::{LogSource, RequestId, problem::Code as ProblemCode};
+use minnow_store::kv::MAX_BATCH_BYTES;
 use wasmtime::{
     ResourceLimiter, Store, StoreContextMut, UpdateDeadline,
     component::{Linker, ResourceTable},
@@ -13,7 +14,13 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-use super::{Code, Flavor, failure::Limit, output::LogStream, reuse03::Hand};
+use super::{
+    Code, Flavor,
+    data::{self, DataView},
+    failure::Limit,
+    output::LogStream,
+    reuse03::Hand,
+};
 use crate::{
     Function,
     egress::continue_trace,
@@ -44,12 +51,17 @@ const LARGE_BODIES: u32 = 128;
 /// What one call may have the host copy out of the guest, in bytes. Bodies go in pieces, so this is ample.
 const HOSTCALL_BYTES: usize = 16 << 20;
 
+/// The same for a function that was granted a key-value store: it may set a batch of values at once.
+const VALUES_BYTES: usize = HOSTCALL_BYTES + MAX_BATCH_BYTES;
+
 /// Random bytes that a guest gets in one call: they are made without a look at the clock.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
 /// The data of a wasmtime store: one sandbox.
 pub(crate) struct GuestState {
     table: ResourceTable,
+    /// What the guest has open of the data services.
+    open: data::Open,
     http: WasiHttpCtx,
     hooks: Hooks,
     /// Made when the guest first uses one of its interfaces: a hello-world never does.
@@ -132,6 +144,7 @@ impl GuestState {
         table.set_max_capacity(MAX_HANDLES);
         Self {
             table,
+            open: data::Open::default(),
             http,
             memory: MemoryLimit {
                 limit: function.spec().limits.memory_bytes,
@@ -162,6 +175,17 @@ impl GuestState {
         self.wasi = Some(Box::new(wasi));
     }
 
+    /// What the data services need.
+    pub(super) fn data(&mut self) -> DataView<'_> {
+        DataView::new(&self.hooks.owner, &mut self.table, &mut self.open)
+    }
+
+    /// Whether the guest holds what must not outlive its invocation: a lock, a transaction or a cursor. They are given up
+    /// with the sandbox.
+    pub(super) fn holds_stores(&self) -> bool {
+        self.open.is_any()
+    }
+
     /// Uses this context for a core module.
     pub(super) fn set_p1(&mut self, p1: WasiP1Ctx) {
         self.p1 = Some(Box::new(p1));
@@ -170,9 +194,11 @@ impl GuestState {
 
 /// Makes a store for `code` that counts its CPU time, memory and handles.
 pub(super) fn store(code: &Code, state: GuestState) -> Store<GuestState> {
+    let has_values = state.hooks.owner.function().is_some_and(|function| !function.spec().granted.kv.is_empty());
+    let hostcall_bytes = if has_values { VALUES_BYTES } else { HOSTCALL_BYTES };
     let mut store = Store::new(code.engine(), state);
     store.limiter(|state| &mut state.memory);
-    store.set_hostcall_fuel(HOSTCALL_BYTES);
+    store.set_hostcall_fuel(hostcall_bytes);
     store.set_max_component_handles(MAX_HANDLES);
     if let Some(tasks) = store.concurrent_resource_table() {
         tasks.set_max_capacity(MAX_HANDLES);
@@ -383,6 +409,7 @@ pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) ->
     sockets::network::add_to_linker::<S, WasiSockets>(l, &sockets::network::LinkOptions::default(), S::sockets)?;
     sockets::ip_name_lookup::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(l)?;
+    data::link(l)?;
     if flavor == Flavor::Async {
         wasmtime_wasi::p3::add_to_linker(l)?;
         wasmtime_wasi_http::p3::add_to_linker(l)?;
@@ -406,7 +433,7 @@ mod tests {
     use futures::poll;
     use http_body_util::{BodyExt as _, Empty};
     use minnow_model::{Digest, LimitCaps, Tenant};
-    use minnow_store::{Blobs, DataDir};
+    use minnow_store::{Blobs, DataDir, sql::SqlLimits};
     use minnow_telemetry::{LogConfig, Logs, Metrics};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -418,7 +445,7 @@ mod tests {
     use super::*;
     use crate::{
         CompileLimits, FunctionCode, FunctionSpec, GuestKind, JsConfig, Runtime, RuntimeConfig, TraceContext,
-        egress::MAX_OUTBOUND,
+        data::Data, egress::MAX_OUTBOUND,
     };
 
     /// A host that answers every request with half a body.
@@ -441,6 +468,7 @@ mod tests {
 
     /// A function that may call `host`.
     fn function(host: SocketAddr, dir: &std::path::Path) -> Arc<Function> {
+        let data_dir = DataDir::open(&dir.join("data")).unwrap();
         let config = RuntimeConfig {
             compiled_dir: dir.join("compiled"),
             tmp_dir: dir.to_owned(),
@@ -454,7 +482,8 @@ mod tests {
             outbound_connections: 1024,
             executable: "/bin/false".into(),
             data_dir: dir.to_owned(),
-            blobs: Arc::new(Blobs::open(&DataDir::open(&dir.join("data")).unwrap()).unwrap()),
+            blobs: Arc::new(Blobs::open(&data_dir).unwrap()),
+            data: Data::open(&data_dir, SqlLimits::default(), Arc::new(|| 0)).unwrap(),
             js: JsConfig::default(),
         };
         let logs = Logs::open(&dir.join("logs"), LogConfig::default()).unwrap();
@@ -465,6 +494,8 @@ mod tests {
             function: "web".parse().unwrap(),
             code: FunctionCode::Wasm { digest: Digest::of(b"code"), kind: GuestKind::Http02 },
             env: Arc::default(),
+            secrets: Default::default(),
+            granted: Arc::default(),
             egress: Arc::new([format!("http://{host}").parse().unwrap()]),
             instances: Default::default(),
             limits: Default::default(),

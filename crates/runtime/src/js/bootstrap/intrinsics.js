@@ -1,5 +1,5 @@
 // The script that runs in every process before the function's module. Its files are joined in this order into one ES
-// module: intrinsics, records, invocation, fetch, websocket, seal, load.
+// module: intrinsics, records, invocation, fetch, websocket, data, seal, load.
 //
 // The function's module shares this realm and may replace whatever it can reach: `Promise.prototype.then`,
 // `JSON.stringify`, `Headers`. So all that is used after that module was imported is taken here, before, and kept in module
@@ -127,5 +127,6 @@ const RESPONSE = symbolOf(new NativeResponse(null), "response");
 
 const httpPath = Deno.args[0] ?? "/run/http";
 const egressPath = Deno.args[1] ?? "/run/egress";
+const dataPath = Deno.args[2] ?? "/run/data";
 
 const sleep = (ms) => new NativePromise((resolve) => createSystemTimer(resolve, ms, true));

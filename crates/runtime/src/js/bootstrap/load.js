@@ -25,8 +25,8 @@ async function load(request) {
     const newline = indexOfByte(body, 10);
     const head = parseJson(decode(new NativeTextDecoder(), subarray(body, 0, newline)));
     moduleName = `${head.function}.js`;
-    env = freeze(head.env);
-    seal(env);
+    env = environment(head);
+    seal(head.env);
     await importModule(subarray(body, newline + 1));
     loaded = true;
     return answer(200, {});

@@ -16,7 +16,7 @@ const NOT_HEAP_MIB: u64 = 16;
 /// These permissions are the inner wall, as small as the bootstrap can do with; it gives up the rest before the
 /// function's code comes in. Whatever they are, the outer wall stands.
 pub(super) fn args(memory_bytes: u64) -> Vec<String> {
-    let sockets = format!("{RUN}/http,{RUN}/egress");
+    let sockets = format!("{RUN}/http,{RUN}/egress,{RUN}/data");
     let fixed = ["run", "--no-prompt", "--no-remote", "--no-npm", "--cached-only", "--no-config", "--no-lock"];
     // There is nowhere to keep a cache, and a request's signal is aborted only when the client has gone.
     let fixed = fixed.into_iter().chain(["--no-code-cache", "--unstable-no-legacy-abort"]);
@@ -32,6 +32,7 @@ pub(super) fn args(memory_bytes: u64) -> Vec<String> {
     args.push(BOOT.into());
     args.push(format!("{RUN}/http"));
     args.push(format!("{RUN}/egress"));
+    args.push(format!("{RUN}/data"));
     args
 }
 

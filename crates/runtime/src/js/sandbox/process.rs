@@ -28,6 +28,8 @@ pub(crate) struct Started {
     pub(crate) stderr: OwnedFd,
     /// Listens where the function's outbound requests go, `/run/egress`.
     pub(crate) egress: UnixListener,
+    /// Listens where the function asks for its stores, `/run/data`.
+    pub(crate) data: UnixListener,
 }
 
 /// A Deno in its sandbox, which lives as long as there are clones of this. The drop of the last one kills it; its end is
@@ -297,9 +299,9 @@ pub(super) fn cpu_clock(pid: Pid) -> io::Result<libc::clockid_t> {
     }
 }
 
-/// The socket on which the node takes the function's outbound requests.
-pub(super) fn listen(run: &RunFolder) -> io::Result<UnixListener> {
-    let path = run.path().join("egress");
+/// A socket on which the node takes what the function wants of it.
+pub(super) fn listen(run: &RunFolder, name: &str) -> io::Result<UnixListener> {
+    let path = run.path().join(name);
     let listener = UnixListener::bind(&path)?;
     // Whoever Deno is: nobody else gets into the folder.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;

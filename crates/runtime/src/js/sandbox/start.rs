@@ -214,7 +214,7 @@ impl Prepared {
             (None, Some(folder)) => RunFolder::Inside(folder),
             (None, None) => return Err(launch.failed("it did not send the folder of the sockets")),
         };
-        let egress = process::listen(&run)?;
+        let (egress, data) = (process::listen(&run, "egress")?, process::listen(&run, "data")?);
         wire::send(&launch.node, &Go, None)?;
         let pid = match launch.report()? {
             Some((Report::Pid(pid), _)) => Pid::from_raw(pid),
@@ -227,7 +227,7 @@ impl Prepared {
             return Err(launch.failed("it said more than it should"));
         }
         let (stdout, stderr) = launch.finish().ok_or_else(|| io::Error::other("the launcher has no output"))?;
-        Ok(Started { running: Running(Arc::new(process)), stdout, stderr, egress })
+        Ok(Started { running: Running(Arc::new(process)), stdout, stderr, egress, data })
     }
 
     fn order(&self, settings: &Settings<'_>, run_dir: Option<&Path>, group: Option<&Group>) -> StartOrder {
