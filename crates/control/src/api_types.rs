@@ -1,8 +1,10 @@
 //! The bodies of the control API, as the server writes them and the CLI reads them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use minnow_model::{AppName, Deployment, Digest, FunctionName, Limits, RoutePattern, Usage, Version};
+use minnow_model::{
+    AppName, Deployment, Digest, FunctionName, Limits, RoutePattern, StoreKind, StoreName, Usage, VariableName, Version,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -243,4 +245,287 @@ pub struct StoredBlob {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
+}
+
+/// One variable in `GET /v1/apps/{app}/config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VariableInfo {
+    #[schema(value_type = String, example = "LOG_LEVEL")]
+    pub name: VariableName,
+    pub value: String,
+    /// The change that set it.
+    pub revision: u64,
+    /// When it was set, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+/// `PATCH /v1/apps/{app}/config`: a JSON merge patch (RFC 7396) of the app's variables. Those to set are there with their
+/// values, and those to take away with `null`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[schema(value_type = std::collections::HashMap<String, Option<String>>, example = json!({ "LOG_LEVEL": "debug", "OLD": null }))]
+pub struct VariablePatch(pub BTreeMap<VariableName, Option<String>>);
+
+/// What `PATCH /v1/apps/{app}/config` came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VariablesChanged {
+    /// The newest revision; 0 when there never was a variable.
+    pub revision: u64,
+    /// False when all variables had these values already.
+    pub changed: bool,
+    /// Whether the app was not known before.
+    pub app_created: bool,
+}
+
+/// One change in `GET /v1/apps/{app}/config/history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VariableChange {
+    pub revision: u64,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The variables that were set with their values, and `null` for those that were taken away.
+    #[schema(value_type = std::collections::HashMap<String, Option<String>>)]
+    pub changes: BTreeMap<VariableName, Option<String>>,
+}
+
+/// `PUT /v1/apps/{app}/secrets/{name}`
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSecret {
+    /// The secret itself, at most 64 KiB.
+    pub value: String,
+}
+
+impl std::fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewSecret").finish_non_exhaustive()
+    }
+}
+
+/// One secret in `GET /v1/apps/{app}/secrets`. What is in it is never shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretInfo {
+    #[schema(value_type = String, example = "STRIPE_KEY")]
+    pub name: VariableName,
+    /// When it was first set, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When it was last set.
+    pub changed_ms: u64,
+    /// False when the node's key file lacks the key that it is sealed with: set it again.
+    pub readable: bool,
+}
+
+/// `PUT /v1/apps/{app}/secrets/{name}` answers 201 for a new secret, 200 when it replaced another value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretStored {
+    #[serde(flatten)]
+    pub secret: SecretInfo,
+    /// False when it replaced another value.
+    pub created: bool,
+    /// Whether the app was not known before.
+    pub app_created: bool,
+}
+
+/// `POST /v1/secrets/rotate`: the node's new key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyRotated {
+    /// Names the key without telling it.
+    pub key_id: String,
+    /// How many secrets are sealed with it now.
+    pub resealed: u64,
+    /// How many could not be read, because their key is lost: set them again.
+    pub unreadable: u64,
+}
+
+/// Query of `DELETE /v1/apps/{app}`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteQuery {
+    /// What becomes of the data in the app's stores; needed where there is any.
+    pub data: Option<DataChoice>,
+}
+
+/// What becomes of the data of an app that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataChoice {
+    /// It is kept aside for a while (`data.keep_deleted` of the node).
+    Keep,
+    /// It is destroyed now.
+    Purge,
+}
+
+/// One store of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreUsage {
+    pub kind: StoreKind,
+    #[schema(value_type = String)]
+    pub name: StoreName,
+    /// On the disk; 0 for one that was never written.
+    pub bytes: u64,
+    /// Whether a live version declares it. One that none does is left from earlier versions.
+    pub declared: bool,
+}
+
+/// `GET /v1/apps/{app}/usage`: what the app's stores take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppUsage {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    /// All stores together.
+    pub bytes: u64,
+    pub stores: Vec<StoreUsage>,
+}
+
+/// The data of a deleted app, which is kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeletedData {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    /// When the app was deleted, in milliseconds since the Unix epoch.
+    pub deleted_ms: u64,
+    /// When the data will be destroyed.
+    pub purged_ms: u64,
+    pub bytes: u64,
+}
+
+/// `GET /v1/usage`: what all stores take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeUsage {
+    pub apps: Vec<AppUsage>,
+    /// Oldest first.
+    pub deleted: Vec<DeletedData>,
+    /// How long the data of a deleted app is kept, in milliseconds.
+    pub kept_ms: u64,
+}
+
+/// Query of `/v1/apps/{app}/kv/{store}/value`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct KvKeyQuery {
+    pub key: String,
+}
+
+/// Query of `PUT /v1/apps/{app}/kv/{store}/value`, whose body is the value.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct KvPutQuery {
+    pub key: String,
+    /// At most 1 KiB.
+    pub metadata: Option<String>,
+    /// When the key goes, in milliseconds since the Unix epoch.
+    pub expires_ms: Option<u64>,
+    /// Or in how many seconds.
+    pub ttl_s: Option<u64>,
+}
+
+/// Query of `GET /v1/apps/{app}/kv/{store}/keys`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct KvListQuery {
+    /// Only keys that start with it.
+    pub prefix: Option<String>,
+    /// The `cursor` of the page before.
+    pub cursor: Option<String>,
+    /// At most this many keys, 1 to 1000; 1000 when absent.
+    pub limit: Option<u32>,
+}
+
+/// Some keys of a store, in the order of their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KvKeys {
+    pub keys: Vec<KvKey>,
+    /// Where the next page begins. A page with one may have fewer keys than were asked for, even none.
+    pub cursor: Option<String>,
+}
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KvKey {
+    pub key: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub metadata: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_ms: Option<u64>,
+}
+
+/// The header with a value's version, which grows with each write of the key.
+pub const KV_VERSION: &str = "minnow-version";
+/// The header with the time at which a value expires, in milliseconds since the Unix epoch.
+pub const KV_EXPIRES: &str = "minnow-expires-ms";
+/// The header with a value's metadata, percent-encoded, since it may be any text.
+pub const KV_METADATA: &str = "minnow-metadata";
+
+/// `POST /v1/apps/{app}/sql/{store}/query`: one statement.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlRequest {
+    pub sql: String,
+    /// For its parameters, in order.
+    #[serde(default)]
+    pub params: Vec<SqlValue>,
+    /// Refuses a statement that would change the database.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A value of SQLite's: `null`, a number, a text, or a blob as `{"base64": …}`. A number without a point is an integer of 64
+/// bits. An infinite one is `{"real": "inf"}` or `{"real": "-inf"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum SqlValue {
+    Null,
+    /// Taken for 0 or 1; never answered.
+    Bool(bool),
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(SqlBlob),
+    Infinite(SqlInfinite),
+}
+
+/// A blob as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlBlob {
+    /// RFC 4648, padded.
+    pub base64: String,
+}
+
+/// An infinite number as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlInfinite {
+    pub real: String,
+}
+
+/// What a statement answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SqlResult {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<SqlValue>>,
+    /// Rows that were inserted, changed or deleted.
+    pub changes: u64,
+    /// The rowid of the last insert; 0 where nothing was inserted.
+    pub last_insert_rowid: i64,
+}
+
+/// `POST /v1/apps/{app}/sql/{store}/script` answers how many statements have run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScriptDone {
+    pub statements: u64,
+}
+
+/// Query of `GET /v1/apps/{app}/sql/{store}/export`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ExportQuery {
+    /// Only the rows, for a database whose tables are there already.
+    #[serde(default)]
+    pub data_only: bool,
 }

@@ -1,6 +1,6 @@
 //! What the node tells its control plane.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use minnow_model::{AppName, LimitCaps};
 
@@ -23,6 +23,10 @@ pub struct ControlConfig {
     /// One function's code, in bytes. Default 64 MiB: a language runtime with a large program is half of that, and the
     /// compiler's memory grows with it.
     pub max_wasm_bytes: u64,
+    /// Where the keys of secrets are; `None` for a file in the data directory, which the node makes.
+    pub secrets_key: Option<PathBuf>,
+    /// How long the data of a deleted app is kept. Default a week: a mistake is noticed on the next working day.
+    pub keep_deleted: Duration,
     pub clock: Clock,
 }
 
@@ -36,6 +40,8 @@ impl ControlConfig {
             caps: LimitCaps::default(),
             max_bundle_bytes: 128 << 20,
             max_wasm_bytes: 64 << 20,
+            secrets_key: None,
+            keep_deleted: Duration::from_secs(7 * 24 * 60 * 60),
             clock: Clock::System,
         }
     }

@@ -9,22 +9,29 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use minnow_model::{AppName, Deployment, Digest, Share, Tenant, Version};
+use minnow_model::{AppName, Deployment, Digest, Level, Share, Tenant, Version};
 use minnow_runtime::{FunctionCode, Live, LiveApp, Runtime};
-use minnow_store::{Blobs, DataDir, StoreError};
+use minnow_store::{Blobs, DataDir, StoreError, Vault, VaultError};
 use minnow_telemetry::{Logs, Metrics};
 use tokio::sync::{Mutex, Notify, RwLock, watch};
 
 use crate::{
     ControlConfig, ControlError,
     api_types::{AppInfo, AppStatus, CreatedToken, FunctionStatus, NodeInfo, TokenInfo, VersionInfo, VersionTraffic},
+    environment::lacks,
     registry::{LiveRow, Registry, VersionRow},
     snapshot::Builder,
+    stores::DataFate,
     tokens::{self, AdminTokenError, MAX_NAME_CHARS, MAX_TOKENS, Secret, Tokens},
+    turns::Turns,
 };
+
+/// How long whoever deletes an app waits for calls that use its data: nearly all requests have ended by then.
+const DELETION_PATIENCE: Duration = Duration::from_secs(2);
+const DELETION_LOOK: Duration = Duration::from_millis(20);
 
 /// Deployments that `GET /v1/apps/{app}` shows.
 const SHOWN_HISTORY: u64 = 50;
@@ -40,9 +47,11 @@ pub struct Control {
     pub(crate) logs: Logs,
     pub(crate) tokens: Tokens,
     pub(crate) builder: Arc<Builder>,
+    pub(crate) vault: Arc<Vault>,
     /// Held while something that is also kept in memory changes (live apps, tokens), so that memory and database change in
-    /// the same order.
+    /// the same order. Only for as long as a transaction takes.
     pub(crate) changes: Mutex<()>,
+    pub(crate) turns: Turns,
     /// Publishes hold it for reading, from checking their blobs to the commit; cleaning up needs it for itself alone.
     pub(crate) publishing: RwLock<()>,
     /// Wakes the reconciler.
@@ -53,6 +62,8 @@ pub struct Control {
     draining: watch::Sender<bool>,
     admin_token: PathBuf,
     pub(crate) logs_dir: PathBuf,
+    /// The data of deleted apps.
+    pub(crate) deleted_dir: PathBuf,
     started_ms: u64,
 }
 
@@ -65,6 +76,19 @@ pub enum OpenError {
     Control(#[from] ControlError),
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(
+        "the key file {} is missing, and {secrets} secrets are sealed with it; restore it. If it is lost, make a new one with \
+         `(umask 077; openssl rand -hex 32 > {})`, and set the secrets again",
+        path.display(), path.display()
+    )]
+    KeyLost { path: PathBuf, secrets: u64 },
+    #[error(
+        "the key file {} that the configuration names is missing; make one with `(umask 077; openssl rand -hex 32 > {})`",
+        path.display(), path.display()
+    )]
+    NoKey { path: PathBuf },
 }
 
 impl Control {
@@ -82,7 +106,8 @@ impl Control {
         let blobs = Arc::new(Blobs::open(dir)?);
         tokens::ensure_admin_token(&registry, &dir.admin_token(), &config.clock).await?;
         let tokens = Tokens::load(&registry).await?;
-        let builder = Arc::new(Builder::new(Arc::clone(&runtime), registry.kinds().await?));
+        let vault = Arc::new(open_vault(&config, dir, &registry).await?);
+        let builder = Arc::new(Builder::new(Arc::clone(&runtime), registry.kinds().await?, Arc::clone(&vault)));
         let control = Arc::new(Self {
             started_ms: config.clock.now_ms(),
             config,
@@ -94,17 +119,34 @@ impl Control {
             logs,
             tokens,
             builder,
+            vault,
             changes: Mutex::new(()),
+            turns: Turns::default(),
             publishing: RwLock::new(()),
             nudged: Notify::new(),
             uncompiled: AtomicUsize::new(0),
             draining: watch::channel(false).0,
             admin_token: dir.admin_token(),
             logs_dir: dir.logs(),
+            deleted_dir: dir.deleted(),
         });
+        control.reseal().await?;
         control.load_live().await?;
+        // Before anybody can publish an app of the same name.
+        control.finish_deletions().await?;
+        control.remove_stray_data().await?;
         control.count().await;
         Ok(control)
+    }
+
+    /// Says what live functions have to go without: that is known of at the start only where a key was lost.
+    fn tell_lacks(&self, rows: &[LiveRow]) {
+        for lack in lacks(&self.vault, rows) {
+            tracing::error!(%lack, "a live function goes without a secret");
+            if let Some(row) = rows.first() {
+                self.note(&row.tenant, &row.config.app, Level::Error, self.started_ms, lack.to_string());
+            }
+        }
     }
 
     async fn load_live(self: &Arc<Self>) -> Result<(), ControlError> {
@@ -113,6 +155,7 @@ impl Control {
         let apps = self
             .registry
             .each_live(std::collections::HashMap::new(), move |apps, rows| {
+                control.tell_lacks(&rows);
                 if let Some(app) = control.builder.app(rows, None)? {
                     apps.insert(app.name.clone(), app);
                 }
@@ -308,22 +351,45 @@ impl Control {
         .await
     }
 
-    /// Deletes an app with everything that belongs to it. Requests that it is answering now are answered.
-    pub async fn delete_app(self: &Arc<Self>, tenant: &Tenant, app: &AppName) -> Result<(), ControlError> {
+    /// Deletes an app with everything that belongs to it. Requests that it is answering now are answered. One that has data
+    /// is only deleted when `fate` says what becomes of it. False when calls still use the data after a while: it goes when they
+    /// have ended, and until then no app of this name comes about.
+    pub async fn delete_app(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        app: &AppName,
+        fate: Option<DataFate>,
+    ) -> Result<bool, ControlError> {
         let (control, tenant, app) = (Arc::clone(self), tenant.clone(), app.clone());
         Self::to_the_end(async move {
-            let _changes = control.changes.lock().await;
-            control.registry.delete_app(&tenant, &app).await?;
+            // A deploy that runs migrations would make the database anew.
+            let turn = control.turns.of(&tenant, &app).await;
+            let changes = control.changes.lock().await;
+            control.registry.app(&tenant, &app).await?;
+            control.require_fate(&tenant, &app, fate).await?;
+            control.registry.delete_app(&tenant, &app, fate.unwrap_or(DataFate::Keep)).await?;
             control.live.remove(&app);
+            control.builder.forget_app(&app);
+            control.follow_shares(&tenant, &app).await;
             control.metrics.remove_app(&tenant, &app);
             control.count().await;
+            drop((changes, turn));
             // The app is gone already. The reconciler removes what is left of its log, also what requests that are still
             // being answered write from now on.
             if let Err(error) = control.logs.remove_app(&tenant, &app).await {
                 tracing::warn!(%app, %error, "the log of a deleted app is removed later");
             }
+            // The same for its data.
+            let deadline = Instant::now() + DELETION_PATIENCE;
+            while control.builder.is_used(&tenant, &app) && Instant::now() < deadline {
+                tokio::time::sleep(DELETION_LOOK).await;
+            }
+            let finished = control.finish_deletion(&tenant, &app).await.unwrap_or_else(|error| {
+                tracing::warn!(%app, %error, "the stores of a deleted app are taken away later");
+                false
+            });
             control.nudged.notify_one();
-            Ok(())
+            Ok(finished)
         })
         .await
     }
@@ -385,6 +451,20 @@ impl Control {
             Ok(())
         })
         .await
+    }
+}
+
+/// The keys of secrets. A missing file is made where nothing is lost with it, and the operator did not name one that should be
+/// there.
+async fn open_vault(config: &ControlConfig, dir: &DataDir, registry: &Registry) -> Result<Vault, OpenError> {
+    let path = config.secrets_key.clone().unwrap_or_else(|| dir.secrets_key());
+    match Vault::load(&path) {
+        Err(VaultError::Missing { path }) => match registry.count_secrets().await? {
+            0 if config.secrets_key.is_none() => Ok(Vault::create(&path)?),
+            0 => Err(OpenError::NoKey { path }),
+            secrets => Err(OpenError::KeyLost { path, secrets }),
+        },
+        loaded => Ok(loaded?),
     }
 }
 

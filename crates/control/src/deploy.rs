@@ -1,15 +1,25 @@
 //! Deployments: sending traffic to versions, and making sure that their code is compiled first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::StreamExt as _;
 use minnow_model::{
-    AppName, BundleConfig, BundledCode, BundledFunction, Code, Deployment, Digest, FunctionName, Level, LogLine,
-    LogSource, Tenant, Version,
+    AppName, BundleConfig, BundledCode, BundledFunction, BundledMigration, Code, Deployment, Digest, FunctionName,
+    Level, LogLine, LogSource, StoreId, Tenant, Version, bundle::MAX_MIGRATION_BYTES,
 };
 use minnow_runtime::{FunctionCode, FunctionSpec, GuestKind, LiveApp};
 
-use crate::{Control, ControlError, registry::LiveRow};
+use minnow_store::{Blobs, sql::Migration};
+
+use crate::{
+    Control, ControlError,
+    environment::{hidden_by, require_secrets},
+    publish::{blocking, read_blob},
+    registry::LiveRow,
+};
 
 impl Control {
     /// Sends `weight` percent of an app's traffic to `version`; the newest published one for `None`.
@@ -23,18 +33,41 @@ impl Control {
         let (control, tenant, app) = (Arc::clone(self), tenant.clone(), app.clone());
         Self::to_the_end(async move {
             let planned = control.registry.plan_deploy(&tenant, &app, version.clone(), weight).await?;
-            control.compile_rows(&planned).await?;
+            control.compile_rows(&planned.rows).await?;
+            // Migrations may take minutes: they hold up deploys and the deletion of this app, and nothing else.
+            let _turn = control.turns.of(&tenant, &app).await;
+            // Again, as the app may be another one by now.
+            let planned = control.registry.plan_deploy(&tenant, &app, version, weight).await?;
+            require_secrets(&control.vault, &planned.rows)?;
+            let version = planned.version;
+            let row = planned.rows.into_iter().find(|row| row.config.version == version);
+            if let Some(row) = &row {
+                check_shares(row)?;
+                control.migrate(row).await?;
+            }
+            // Not refused: a variable that becomes a secret is both, until the version with the grant is live.
+            let hidden: Vec<String> = row
+                .iter()
+                .flat_map(|row| {
+                    row.settings.variables.keys().flat_map(|name| hidden_by(std::slice::from_ref(row), name))
+                })
+                .collect();
             let _changes = control.changes.lock().await;
             let now_ms = control.config.clock.now_ms();
-            let prepare = control.prepare(&app);
-            let (changed, live) = control.registry.deploy(&tenant, &app, version, weight, now_ms, prepare).await?;
+            let prepare = control.prepare_new(&app, row.map(|row| row.config));
+            let (changed, live) =
+                control.registry.deploy(&tenant, &app, Some(version), weight, now_ms, prepare).await?;
             if changed.changed {
                 control.begin_tallies(&tenant, &changed.deployment);
             }
             control.go_live(&app, live);
             if changed.changed {
                 control.log_deployment(&tenant, &changed.deployment);
+                for reason in hidden {
+                    control.note(&tenant, &app, Level::Warn, now_ms, reason);
+                }
             }
+            control.follow_shares(&tenant, &app).await;
             Ok(changed.deployment)
         })
         .await
@@ -52,14 +85,50 @@ impl Control {
             control.begin_tallies(&tenant, &deployment);
             control.go_live(&app, live);
             control.log_deployment(&tenant, &deployment);
+            control.follow_shares(&tenant, &app).await;
             Ok(deployment)
         })
         .await
     }
 
-    /// What makes the live app of a deployment, inside the transaction that records it: whatever can fail has to fail
-    /// before the commit. The caller holds the lock for changes.
+    /// [`Control::build`] for a deployment, which is refused where a function would lack secrets.
     fn prepare(
+        &self,
+        app: &AppName,
+    ) -> impl FnOnce(Vec<LiveRow>) -> Result<Option<Arc<LiveApp>>, ControlError> + Send + 'static + use<> {
+        let (vault, build) = (Arc::clone(&self.vault), self.build(app));
+        move |rows| {
+            require_secrets(&vault, &rows)?;
+            build(rows)
+        }
+    }
+
+    /// [`Control::prepare`] for a deploy of a version whose migrations have run: what was checked of it before is checked again,
+    /// now that nothing else changes.
+    fn prepare_new(
+        &self,
+        app: &AppName,
+        migrated: Option<BundleConfig>,
+    ) -> impl FnOnce(Vec<LiveRow>) -> Result<Option<Arc<LiveApp>>, ControlError> + Send + 'static + use<> {
+        let prepare = self.prepare(app);
+        move |rows| {
+            let version = migrated.as_ref().map(|config| &config.version);
+            if let Some(row) = rows.iter().find(|row| Some(&row.config.version) == version) {
+                check_shares(row)?;
+                if Some(&row.config) != migrated.as_ref() {
+                    let BundleConfig { app, version, .. } = &row.config;
+                    return Err(ControlError::Conflict(format!(
+                        "{app}@{version} was deleted and published with other content meanwhile; deploy it again"
+                    )));
+                }
+            }
+            prepare(rows)
+        }
+    }
+
+    /// What makes the live app, inside the transaction that changes it: whatever can fail has to fail before the commit. The
+    /// caller holds the lock for changes.
+    pub(crate) fn build(
         &self,
         app: &AppName,
     ) -> impl FnOnce(Vec<LiveRow>) -> Result<Option<Arc<LiveApp>>, ControlError> + Send + 'static + use<> {
@@ -68,7 +137,7 @@ impl Control {
     }
 
     /// Puts a deployment that is committed into the snapshot, which cannot fail. The caller holds the lock for changes.
-    fn go_live(&self, app: &AppName, live: Option<Arc<LiveApp>>) {
+    pub(crate) fn go_live(&self, app: &AppName, live: Option<Arc<LiveApp>>) {
         match live {
             Some(live) => self.live.set(live),
             None => self.live.remove(app),
@@ -86,17 +155,65 @@ impl Control {
     fn log_deployment(&self, tenant: &Tenant, deployment: &Deployment) {
         let shares: Vec<_> =
             deployment.shares.iter().map(|share| format!("{} {} %", share.version, share.weight)).collect();
+        let message = format!("deployment {} is live: {}", deployment.revision, shares.join(", "));
+        self.note(tenant, &deployment.app, Level::Info, deployment.time_ms, message);
+    }
+
+    /// Writes a line of the node's own into an app's log.
+    pub(crate) fn note(&self, tenant: &Tenant, app: &AppName, level: Level, time_ms: u64, message: String) {
         self.logs.write(LogLine {
-            time_ms: deployment.time_ms,
-            level: Level::Info,
+            time_ms,
+            level,
             source: LogSource::Node,
             tenant: tenant.clone(),
-            app: deployment.app.clone(),
+            app: app.clone(),
             version: None,
             function: None,
             request_id: None,
-            message: format!("deployment {} is live: {}", deployment.revision, shares.join(", ")),
+            message,
         });
+    }
+
+    /// Runs the migrations of a version's SQL stores that have not run yet, store by store in the order of their names. Each
+    /// is a transaction of its own: after one that fails, those before it stay, and the next deploy goes on from there.
+    async fn migrate(&self, row: &LiveRow) -> Result<(), ControlError> {
+        let app = &row.config.app;
+        for (name, store) in row.config.sql.iter().filter(|(_, store)| !store.migrations.is_empty()) {
+            let (blobs, listed) = (Arc::clone(&self.blobs), store.migrations.clone());
+            let migrations = blocking(move || listed.into_iter().map(|file| read_migration(&blobs, file)).collect());
+            let id = StoreId { tenant: row.tenant.clone(), app: app.clone(), name: name.clone() };
+            let applied = self.runtime.data().sql.migrate(&id, migrations.await?).await;
+            let applied = applied.map_err(|error| ControlError::Migration { store: name.clone(), error })?;
+            for file in applied {
+                let message = format!("migration {file} of the sql store `{name}` has run");
+                self.note(&row.tenant, app, Level::Info, self.config.clock.now_ms(), message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds the live apps anew that are granted stores of `owner`, whose shares may have changed. The caller holds the lock
+    /// for changes. What fails is in the node's log: the change itself is done.
+    pub(crate) async fn follow_shares(&self, tenant: &Tenant, owner: &AppName) {
+        for app in self.builder.granted_of(owner) {
+            if let Err(error) = self.rebuild(tenant, &app).await {
+                tracing::error!(%app, %owner, %error, "what the app may use of another app's stores is not up to date");
+            }
+        }
+    }
+
+    /// Builds a live app anew from what the registry says now. The caller holds the lock for changes.
+    pub(crate) async fn rebuild(&self, tenant: &Tenant, app: &AppName) -> Result<(), ControlError> {
+        let rows = self.registry.live(tenant, app).await?;
+        if self.live_app(tenant, app).is_none() || rows.is_empty() {
+            return Ok(());
+        }
+        for missing in rows.iter().flat_map(missing_shares) {
+            self.note(tenant, app, Level::Warn, self.config.clock.now_ms(), missing);
+        }
+        let live = self.build(app)(rows)?;
+        self.go_live(app, live);
+        Ok(())
     }
 
     /// Makes sure that the code of these versions is compiled for this engine: it is, unless the node was upgraded since
@@ -108,18 +225,20 @@ impl Control {
     /// Loads each JavaScript function of the version once, in a sandbox like the one that it will run in; reports every
     /// function that cannot be loaded.
     pub(crate) async fn check_js(&self, tenant: &Tenant, config: &BundleConfig) -> Result<(), ControlError> {
-        let specs: Vec<FunctionSpec> = self.builder.specs(tenant, config.clone())?;
+        let settings = self.registry.settings(tenant, &config.app).await?;
+        let specs: Vec<FunctionSpec> = self.builder.specs(tenant, config, &BTreeSet::new(), &settings)?;
         let specs = specs.into_iter().filter(|spec| matches!(spec.code, FunctionCode::Js { .. }));
         let checks = specs.map(|spec| async move {
-            let name = spec.function.clone();
-            (name, self.runtime.check_js(spec).await)
+            let (name, secrets) = (spec.function.clone(), spec.secrets.clone());
+            (name, secrets, self.runtime.check_js(spec).await)
         });
         let checked: Vec<_> = futures::stream::iter(checks).buffered(JS_CHECKS).collect().await;
         let mut refused: Option<(Code, Vec<String>)> = None;
-        for (name, checked) in checked {
+        for (name, secrets, checked) in checked {
             if let Err(failure) = checked {
                 let all = refused.get_or_insert((failure.publish_code(), Vec::new()));
-                all.1.push(format!("function `{name}`: {failure}"));
+                // The module may say what it found.
+                all.1.push(secrets.mask(format!("function `{name}`: {failure}")));
             }
         }
         match refused {
@@ -165,6 +284,42 @@ impl Control {
         self.builder.set_kind(digest, kind);
         Ok(kind)
     }
+}
+
+/// Reads a migration, whose size and encoding its publish has checked. Blocking.
+fn read_migration(blobs: &Blobs, file: BundledMigration) -> Result<Migration, ControlError> {
+    let content = read_blob(blobs, &file.digest, usize::try_from(MAX_MIGRATION_BYTES).unwrap_or(usize::MAX))?;
+    let sql = String::from_utf8(content)
+        .map_err(|_| ControlError::Corrupt(format!("the migration {} ({}) is not UTF-8", file.name, file.digest)))?;
+    Ok(Migration { name: file.name, sql })
+}
+
+/// Refuses a version that is granted what another app does not share.
+fn check_shares(row: &LiveRow) -> Result<(), ControlError> {
+    let errors: Vec<String> = missing_shares(row).collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let BundleConfig { app, version, .. } = &row.config;
+    let detail = format!("{app}@{version} is granted stores that other apps do not share with `{app}`");
+    Err(ControlError::Invalid { detail, errors })
+}
+
+/// What the version is granted of other apps and does not get, a sentence each that names both sides.
+fn missing_shares(row: &LiveRow) -> impl Iterator<Item = String> {
+    let missing = row
+        .foreign_grants()
+        .filter(|(_, kind, owner, grant)| !row.shared.contains(&(*kind, (*owner).clone(), grant.store.clone())));
+    let app = &row.config.app;
+    missing.map(move |(function, kind, owner, grant)| {
+        format!(
+            "function `{function}` is granted the {kind} store `{}`, which no live version of `{owner}` shares: add \
+             `share = [\"{app}\"]` to `[{kind}.{}]` of `{owner}` and deploy that, or take the grant out of \
+             `[functions.{function}]` of `{app}`",
+            grant.name(),
+            grant.store
+        )
+    })
 }
 
 /// JavaScript functions that a publish loads at once, to check them. Each is a process.

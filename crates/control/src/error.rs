@@ -1,13 +1,20 @@
 //! Why the control plane refuses something, and what the caller is told.
 
-use minnow_model::{AppName, Code, Digest, FunctionName, Problem, Version, deployment::DeployError};
-use minnow_store::StoreError;
+use minnow_model::{
+    AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
+};
+use minnow_store::{KvError, SqlError, StoreError, VaultError};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("there is no app `{0}`; `minnow publish` makes it, `minnow apps` lists those that there are")]
     NoApp(AppName),
+    #[error(
+        "the app `{0}` was deleted, and calls of functions that began before still use its data; its name is free once they have \
+         ended and its data is gone"
+    )]
+    BeingDeleted(AppName),
     #[error("app `{0}` has no version {1}; `minnow versions` lists those that it has, `minnow publish {1}` makes it")]
     NoVersion(AppName, Version),
     #[error("app `{0}` has no published version; publish one first")]
@@ -16,10 +23,28 @@ pub enum ControlError {
     NothingLive(AppName),
     #[error("no live version of app `{0}` has a function `{1}`")]
     NoFunction(AppName, FunctionName),
+    #[error("app `{0}` has no variable `{1}`; `minnow config list` shows those that it has")]
+    NoVariable(AppName, VariableName),
+    #[error("app `{0}` has no secret `{1}`; `minnow secret list` shows those that it has")]
+    NoSecret(AppName, VariableName),
+    /// A line for each secret that a function was granted and cannot have.
+    #[error("{}", errors.join("; "))]
+    MissingSecrets { errors: Vec<String> },
     #[error("there is no blob {0}")]
     NoBlob(Digest),
     #[error("there is no token with the id `{0}`")]
     NoToken(String),
+    #[error("app `{app}` has no {kind} store `{name}`{}", there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
+    NoStore { app: AppName, kind: StoreKind, name: StoreName, there: Option<String> },
+    #[error("the store has no key `{0}`")]
+    NoKey(String),
+    /// A migration that was to run before a deploy.
+    #[error("the migrations of the sql store `{store}` did not run, so nothing was deployed: {error}")]
+    Migration { store: StoreName, error: SqlError },
+    #[error(transparent)]
+    Kv(KvError),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
     /// The content is not valid. One entry for each mistake.
     #[error("{detail}")]
     Invalid { detail: String, errors: Vec<String> },
@@ -44,6 +69,8 @@ pub enum ControlError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Logs(#[from] minnow_telemetry::LogError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The node's own state is not what it wrote.
     #[error("the registry holds what it should not: {0}")]
     Corrupt(String),
@@ -72,11 +99,15 @@ impl ControlError {
             | Self::NothingPublished(_)
             | Self::NothingLive(_)
             | Self::NoFunction(..)
+            | Self::NoVariable(..)
+            | Self::NoSecret(..)
             | Self::NoBlob(_)
+            | Self::NoStore { .. }
+            | Self::NoKey(_)
             | Self::NoToken(_) => Code::NotFound,
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
             Self::VersionExists { .. } => Code::VersionExists,
-            Self::Conflict(_) | Self::Deploy(_) => Code::Conflict,
+            Self::Conflict(_) | Self::BeingDeleted(_) | Self::MissingSecrets { .. } | Self::Deploy(_) => Code::Conflict,
             Self::TooLarge(_) | Self::Store(StoreError::TooLarge { .. }) => Code::TooLarge,
             Self::Incomplete(_) => Code::BadRequest,
             Self::Compile { code, .. } => *code,
@@ -84,7 +115,10 @@ impl ControlError {
             Self::Store(StoreError::DigestMismatch { .. }) => Code::DigestMismatch,
             Self::Store(StoreError::Full) => Code::StorageFull,
             Self::ShuttingDown => Code::ShuttingDown,
-            Self::Store(_) | Self::Logs(_) | Self::Corrupt(_) => Code::Internal,
+            Self::Kv(error) => code_of_kv(error),
+            Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
+            Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
+            Self::Store(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
 
@@ -93,10 +127,42 @@ impl ControlError {
         let problem = Problem::new(self.code());
         match self {
             Self::Invalid { detail, errors } => problem.detail(detail).errors(errors.clone()),
+            Self::MissingSecrets { errors } if errors.len() > 1 => {
+                problem.detail("secrets are missing").errors(errors.clone())
+            }
             Self::Function(problem) => Problem::clone(problem),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
+        }
+    }
+}
+
+fn code_of_kv(error: &KvError) -> Code {
+    match error {
+        KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
+        KvError::Full => Code::StorageFull,
+        error if error.is_refusal() => Code::Invalid,
+        _ => Code::Internal,
+    }
+}
+
+fn code_of_sql(error: &SqlError) -> Code {
+    match error {
+        SqlError::Refused(_) | SqlError::Timeout | SqlError::ReadOnly | SqlError::Migration { .. } => Code::Invalid,
+        SqlError::TooLarge(_) => Code::TooLarge,
+        SqlError::Full => Code::StorageFull,
+        SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
+        SqlError::Stopped => Code::ShuttingDown,
+        SqlError::Corrupt { .. } | SqlError::Store(_) => Code::Internal,
+    }
+}
+
+impl From<KvError> for ControlError {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::Store(error) => Self::Store(error),
+            error => Self::Kv(error),
         }
     }
 }

@@ -16,7 +16,10 @@ use bytesize::ByteSize;
 use futures::Stream;
 use minnow_model::{
     AppName, BundleConfig, Digest, LimitCaps, Tenant, Version,
-    bundle::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, OciBundle, OciError, read_oci_manifest},
+    bundle::{
+        MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MAX_MIGRATION_BYTES, OciBundle, OciError, migration_mistake,
+        read_oci_manifest,
+    },
 };
 use minnow_store::{Blobs, StoreError, Written, blobs::UploadError};
 
@@ -77,6 +80,10 @@ impl Control {
         }
         // From here to the commit nothing that this publish relies on is removed.
         let _publishing = self.publishing.read().await;
+        // Again in the transaction; this is before code of it is loaded.
+        if self.registry.fate(tenant, app).await?.is_some() {
+            return Err(ControlError::BeingDeleted(app.clone()));
+        }
         let (blobs, config) = (Arc::clone(&self.blobs), self.config.clone());
         let (url_app, url_version) = (app.clone(), version.clone());
         let checked = blocking(move || check(&blobs, &config, &manifest, &url_app, &url_version)).await?;
@@ -176,6 +183,7 @@ fn check(
     let mut found: BundleConfig = serde_json::from_slice(&text)
         .map_err(|error| ControlError::invalid(format!("the bundle's config cannot be read: {error}")))?;
     check_config(&found, &config.caps, &bundle, app, version)?;
+    check_migrations(blobs, &found)?;
     for (name, function) in &found.functions {
         let size = needed.get(&function.code.digest()).copied().unwrap_or_default();
         if size > config.max_wasm_bytes {
@@ -239,8 +247,23 @@ fn check_config(
     Err(ControlError::Invalid { detail: "the bundle's config is not valid".into(), errors })
 }
 
+/// Reads every migration, whose sizes are checked: what cannot be SQL is told now, and not by a deploy.
+fn check_migrations(blobs: &Blobs, config: &BundleConfig) -> Result<(), ControlError> {
+    let mut errors = Vec::new();
+    for (store, migration) in config.migrations() {
+        let content = read_blob(blobs, &migration.digest, usize::try_from(MAX_MIGRATION_BYTES).unwrap_or(usize::MAX))?;
+        if let Some(mistake) = migration_mistake(&content) {
+            errors.push(format!("the sql store `{store}`: its migration `{}`: {mistake}", migration.name));
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ControlError::Invalid { detail: "the bundle's migrations are not valid".into(), errors })
+}
+
 /// Reads a small blob of at most `most` bytes.
-fn read_blob(blobs: &Blobs, digest: &Digest, most: usize) -> Result<Vec<u8>, ControlError> {
+pub(crate) fn read_blob(blobs: &Blobs, digest: &Digest, most: usize) -> Result<Vec<u8>, ControlError> {
     let path = blobs.path(digest);
     let at = |error| StoreError::io(&path, error);
     let mut content = Vec::new();
@@ -252,7 +275,7 @@ fn read_blob(blobs: &Blobs, digest: &Digest, most: usize) -> Result<Vec<u8>, Con
 }
 
 /// Runs blocking file work on a thread that may wait.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
 ) -> Result<T, ControlError> {
     match tokio::task::spawn_blocking(work).await {

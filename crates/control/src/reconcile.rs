@@ -3,7 +3,7 @@
 //!
 //! It compiles live code that has no compiled form for this engine (after an upgrade, or where that was damaged), and it
 //! removes blobs and compiled code that no published version needs (after a delete, or an upload that nothing came of), and
-//! the logs of apps that are gone.
+//! the logs of apps that are gone, and their stores. It brings deletions to their end that had to wait for calls.
 
 use std::{
     fs, io,
@@ -26,6 +26,8 @@ const REMOVALS: usize = 1000;
 
 /// When to look again after a publish was in the way.
 const RETRY: Duration = Duration::from_secs(30);
+/// When to look again after the data of a deleted app was in use. Whoever wants its name is waiting.
+const DELETION_RETRY: Duration = Duration::from_secs(5);
 /// How long to wait after a nudge, so that deleting many versions in a row looks at the blobs once.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,14 @@ pub struct Pass {
     pub blobs_removed: usize,
     pub code_removed: usize,
     pub logs_removed: usize,
+    /// Apps whose deletion is at its end.
+    pub deletions_finished: usize,
+    /// Apps whose data is still in use after their deletion.
+    pub deletions_left: usize,
+    /// Apps that are gone and had stores, which are kept aside now.
+    pub stores_set_aside: usize,
+    /// Apps whose stores were kept for long enough.
+    pub stores_purged: usize,
     /// Whether removing stopped at its bound and should go on.
     pub more: bool,
     /// Whether removing was left out, because a publish is under way.
@@ -50,12 +60,14 @@ impl Control {
         loop {
             let next = match self.reconcile().await {
                 Ok(pass) => {
-                    if pass != (Pass { postponed: pass.postponed, ..Pass::default() }) {
+                    let Pass { postponed, deletions_left, .. } = pass;
+                    if pass != (Pass { postponed, deletions_left, ..Pass::default() }) {
                         tracing::info!(?pass, "the data directory was tidied");
                     }
                     match pass {
                         Pass { more: true, .. } => SETTLE,
                         Pass { postponed: true, .. } => RETRY,
+                        Pass { deletions_left: 1.., .. } => DELETION_RETRY,
                         _ => PERIOD,
                     }
                 }
@@ -76,6 +88,8 @@ impl Control {
     pub async fn reconcile(&self) -> Result<Pass, ControlError> {
         let mut pass = Pass::default();
         self.compile_live(&mut pass).await;
+        (pass.deletions_finished, pass.deletions_left) = self.finish_deletions().await?;
+        pass.stores_purged = self.purge_deleted().await?;
         self.remove_unneeded(&mut pass).await?;
         Ok(pass)
     }
@@ -128,6 +142,7 @@ impl Control {
             pass.code_removed += 1;
         }
         self.remove_stray_logs(pass).await?;
+        pass.stores_set_aside = self.remove_stray_data().await?;
         pass.more = [pass.blobs_removed, pass.code_removed, pass.logs_removed].contains(&REMOVALS);
         Ok(())
     }

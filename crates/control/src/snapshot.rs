@@ -1,14 +1,22 @@
 //! From the registry's rows to what the gateway reads: building a [`LiveApp`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
-use minnow_model::{BundleConfig, BundledCode, Digest, EgressRule, Tenant};
-use minnow_runtime::{Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime};
+use minnow_model::{AppName, BundleConfig, BundledCode, Digest, EgressRule, Grants, StoreId, StoreKind, Tenant};
+use minnow_runtime::{
+    Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,
+    data::{Granted, GrantedStore},
+};
+use minnow_store::Vault;
 
-use crate::{ControlError, registry::LiveRow};
+use crate::{
+    ControlError,
+    environment::environment,
+    registry::{LiveRow, Settings, SharedStore},
+};
 
 /// Builds live apps, sharing what is the same in most functions: a node holds thousands of them.
 pub(crate) struct Builder {
@@ -16,12 +24,30 @@ pub(crate) struct Builder {
     /// What every compiled code is. One entry of some 40 bytes for each distinct piece of code.
     kinds: RwLock<HashMap<Digest, GuestKind>>,
     no_env: Arc<BTreeMap<String, String>>,
+    no_secrets: Secrets,
     no_egress: Arc<[EgressRule]>,
+    no_grants: Arc<Granted>,
+    /// Whose stores the live versions of an app are granted, where there are any: when what those apps share changes, this app
+    /// is built anew.
+    foreign: RwLock<HashMap<AppName, BTreeSet<AppName>>>,
+    /// What functions were granted, for as long as one of them is there: live, or not live any more and still running.
+    granted: Mutex<Vec<Weak<Granted>>>,
+    vault: Arc<Vault>,
 }
 
 impl Builder {
-    pub(crate) fn new(runtime: Arc<Runtime>, kinds: HashMap<Digest, GuestKind>) -> Self {
-        Self { runtime, kinds: RwLock::new(kinds), no_env: Arc::default(), no_egress: Arc::from([]) }
+    pub(crate) fn new(runtime: Arc<Runtime>, kinds: HashMap<Digest, GuestKind>, vault: Arc<Vault>) -> Self {
+        Self {
+            runtime,
+            kinds: RwLock::new(kinds),
+            no_env: Arc::default(),
+            no_secrets: Secrets::default(),
+            no_egress: Arc::from([]),
+            no_grants: Arc::default(),
+            foreign: RwLock::default(),
+            granted: Mutex::default(),
+            vault,
+        }
     }
 
     pub(crate) fn kind(&self, code: &Digest) -> Option<GuestKind> {
@@ -36,8 +62,48 @@ impl Builder {
         self.kinds.write().unwrap_or_else(PoisonError::into_inner).remove(code);
     }
 
-    /// The app that `rows` describe, or `None` when they are empty. A version that `running` has stays the same object, so
-    /// that its concurrency, its queue and its warm instances go on.
+    /// The apps that are granted something of `owner`: perhaps some more, none less.
+    pub(crate) fn granted_of(&self, owner: &AppName) -> Vec<AppName> {
+        let foreign = self.foreign.read().unwrap_or_else(PoisonError::into_inner);
+        foreign.iter().filter(|(_, owners)| owners.contains(owner)).map(|(app, _)| app.clone()).collect()
+    }
+
+    /// The app is deleted.
+    pub(crate) fn forget_app(&self, app: &AppName) {
+        self.foreign.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+    }
+
+    /// Whether a function may use stores of `owner`: one that is live, or one that is not any more and whose calls have not ended.
+    pub(crate) fn is_used(&self, tenant: &Tenant, owner: &AppName) -> bool {
+        let all = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).any(|granted| {
+            let mut stores = granted.kv.values().chain(granted.sql.values()).map(|granted| &granted.store);
+            stores.any(|store| (&store.tenant, &store.app) == (tenant, owner))
+        })
+    }
+
+    fn note_granted(&self, granted: &Arc<Granted>) {
+        let mut all = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        // With room for as many again, so that on the whole each is looked at about twice.
+        if all.len() == all.capacity() {
+            all.retain(|granted| granted.strong_count() > 0);
+            let living = all.len();
+            all.reserve(living + 1);
+        }
+        all.push(Arc::downgrade(granted));
+    }
+
+    fn note_owners(&self, row: &LiveRow) {
+        let owners: BTreeSet<AppName> = row.foreign_grants().map(|(_, _, owner, _)| owner.clone()).collect();
+        if !owners.is_empty() {
+            // Added, since what was there before may stay live: this deployment is not committed yet.
+            let mut foreign = self.foreign.write().unwrap_or_else(PoisonError::into_inner);
+            foreign.entry(row.config.app.clone()).or_default().extend(owners);
+        }
+    }
+
+    /// The app that `rows` describe, or `None` when they are empty. A version that `running` has, with the same grants and
+    /// environment, stays the same object, so that its concurrency, its queue and its warm instances go on.
     pub(crate) fn app(
         &self,
         rows: Vec<LiveRow>,
@@ -47,12 +113,15 @@ impl Builder {
         let shares = rows
             .into_iter()
             .map(|row| {
+                self.note_owners(&row);
+                let specs = self.specs(&row.tenant, &row.config, &row.shared, &row.settings)?;
                 let same = running
                     .and_then(|app| app.shares.iter().find(|(_, version)| version.version == row.config.version))
+                    .filter(|(_, version)| version.functions.iter().map(|function| function.spec()).eq(&specs))
                     .map(|(_, version)| Arc::clone(version));
                 let version = match same {
                     Some(version) => version,
-                    None => Arc::new(self.version(&row.tenant, row.config)?),
+                    None => Arc::new(self.version(row.config, specs)?),
                 };
                 Ok((row.weight, version))
             })
@@ -60,34 +129,69 @@ impl Builder {
         Ok(Some(Arc::new(LiveApp { name, shares })))
     }
 
-    fn version(&self, tenant: &Tenant, config: BundleConfig) -> Result<LiveVersion, ControlError> {
+    fn version(&self, config: BundleConfig, specs: Vec<FunctionSpec>) -> Result<LiveVersion, ControlError> {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
-        let (version, files, sticky) = (config.version.clone(), config.files.clone(), config.sticky.clone());
-        let specs = self.specs(tenant, config)?;
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
+        let BundleConfig { version, files, sticky, .. } = config;
         Ok(LiveVersion { version, router, functions, files, sticky })
     }
 
     /// What the runtime needs to know of the version's functions, in the order of their names.
-    pub(crate) fn specs(&self, tenant: &Tenant, config: BundleConfig) -> Result<Vec<FunctionSpec>, ControlError> {
+    pub(crate) fn specs(
+        &self,
+        tenant: &Tenant,
+        config: &BundleConfig,
+        shared: &BTreeSet<SharedStore>,
+        settings: &Settings,
+    ) -> Result<Vec<FunctionSpec>, ControlError> {
         let BundleConfig { app, version, functions, .. } = config;
-        let specs = functions.into_iter().map(|(name, function)| {
+        let specs = functions.iter().map(|(name, function)| {
             let code = self.code(&function.code).ok_or_else(|| {
                 ControlError::Corrupt(format!("function `{name}` of {app}@{version} was never compiled"))
             })?;
+            let (env, secrets) = environment(&self.vault, tenant, app, function, settings);
             Ok(FunctionSpec {
                 tenant: tenant.clone(),
                 app: app.clone(),
                 version: version.clone(),
-                function: name,
+                function: name.clone(),
                 code,
-                env: if function.env.is_empty() { Arc::clone(&self.no_env) } else { Arc::new(function.env) },
-                egress: if function.egress.is_empty() { Arc::clone(&self.no_egress) } else { function.egress.into() },
+                env: if env.is_empty() { Arc::clone(&self.no_env) } else { Arc::new(env) },
+                secrets: if secrets.is_empty() { self.no_secrets.clone() } else { secrets },
+                egress: match function.egress.as_slice() {
+                    [] => Arc::clone(&self.no_egress),
+                    rules => rules.into(),
+                },
+                granted: self.granted(tenant, app, &function.grants, shared),
                 instances: function.instances,
                 limits: function.limits,
             })
         });
         specs.collect()
+    }
+
+    /// The stores that a function may use: its app's own, and those of other apps that are shared with it now. One that is not
+    /// is left out, so that the function is told so when it asks for it.
+    fn granted(&self, tenant: &Tenant, app: &AppName, grants: &Grants, shared: &BTreeSet<SharedStore>) -> Arc<Granted> {
+        let of_kind = |kind: StoreKind| -> BTreeMap<String, GrantedStore> {
+            let is_shared = |owner: &AppName, store| shared.contains(&(kind, owner.clone(), store));
+            let grants = grants.stores(kind).iter();
+            let open =
+                grants.filter(|grant| grant.app.as_ref().is_none_or(|owner| is_shared(owner, grant.store.clone())));
+            open.map(|grant| {
+                let app = grant.app.as_ref().unwrap_or(app).clone();
+                let store = StoreId { tenant: tenant.clone(), app, name: grant.store.clone() };
+                (grant.name(), GrantedStore { store, read_only: grant.read_only, variable: grant.variable() })
+            })
+            .collect()
+        };
+        let granted = Granted { kv: of_kind(StoreKind::Kv), sql: of_kind(StoreKind::Sql), locks: grants.locks };
+        if granted.is_empty() {
+            return Arc::clone(&self.no_grants);
+        }
+        let granted = Arc::new(granted);
+        self.note_granted(&granted);
+        granted
     }
 
     /// The code as the runtime knows it; `None` for WebAssembly that was never compiled.

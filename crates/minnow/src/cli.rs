@@ -43,6 +43,7 @@ pub struct Cli {
 enum Verb {
     New(verb::new::NewArgs),
     Build(verb::build::BuildArgs),
+    Types(verb::types::TypesArgs),
     Dev(verb::dev::DevArgs),
     Node(verb::node::NodeArgs),
     Setup(verb::setup::SetupArgs),
@@ -55,6 +56,11 @@ enum Verb {
     Versions(verb::versions::VersionsArgs),
     Status(verb::status::StatusArgs),
     Delete(verb::delete::DeleteArgs),
+    Config(verb::config::ConfigArgs),
+    Secret(verb::secret::SecretArgs),
+    Kv(verb::kv::KvArgs),
+    Sql(verb::sql::SqlArgs),
+    Usage(verb::usage::UsageArgs),
     Logs(verb::logs::LogsArgs),
     Invoke(verb::invoke::InvokeArgs),
     Completions(verb::completions::CompletionsArgs),
@@ -64,7 +70,9 @@ impl Cli {
     /// Whether a script reads what comes out.
     pub fn wants_json(&self) -> bool {
         match &self.verb {
-            Verb::New(_) | Verb::Build(_) | Verb::Dev(_) | Verb::Node(_) | Verb::Completions(_) => false,
+            Verb::New(_) | Verb::Build(_) | Verb::Types(_) | Verb::Dev(_) | Verb::Node(_) | Verb::Completions(_) => {
+                false
+            }
             Verb::Setup(args) => args.json.json,
             Verb::Login(args) => args.json.json,
             Verb::Logout(args) => args.json.json,
@@ -75,6 +83,11 @@ impl Cli {
             Verb::Versions(args) => args.json.json,
             Verb::Status(args) => args.json.json,
             Verb::Delete(args) => args.json.json,
+            Verb::Config(args) => args.wants_json(),
+            Verb::Secret(args) => args.wants_json(),
+            Verb::Kv(args) => args.wants_json(),
+            Verb::Sql(args) => args.wants_json(),
+            Verb::Usage(args) => args.json.json,
             Verb::Logs(args) => args.json.json,
             Verb::Invoke(args) => args.json.json,
         }
@@ -85,6 +98,7 @@ impl Cli {
         match self.verb {
             Verb::New(args) => verb::new::run(&args),
             Verb::Build(args) => block_on(verb::build::run(args)),
+            Verb::Types(args) => verb::types::run(&args),
             Verb::Dev(args) => verb::dev::run(args),
             Verb::Node(args) => verb::node::run(args),
             Verb::Setup(args) => block_on(verb::setup::run(args)),
@@ -97,6 +111,11 @@ impl Cli {
             Verb::Versions(args) => block_on(verb::versions::run(args)),
             Verb::Status(args) => block_on(verb::status::run(args)),
             Verb::Delete(args) => block_on(verb::delete::run(args)),
+            Verb::Config(args) => block_on(verb::config::run(args)),
+            Verb::Secret(args) => block_on(verb::secret::run(args)),
+            Verb::Kv(args) => block_on(verb::kv::run(args)),
+            Verb::Sql(args) => block_on(verb::sql::run(args)),
+            Verb::Usage(args) => block_on(verb::usage::run(args)),
             Verb::Logs(args) => block_on(verb::logs::run(args)),
             Verb::Invoke(args) => block_on(verb::invoke::run(args)),
             Verb::Completions(args) => verb::completions::run(&args),
@@ -201,7 +220,8 @@ mod tests {
 
     #[test]
     fn every_verb_has_a_summary_and_examples() {
-        for verb in Cli::command().get_subcommands() {
+        let command = Cli::command();
+        for verb in command.get_subcommands().flat_map(|verb| verb.get_subcommands().chain([verb])) {
             assert!(verb.get_about().is_some(), "{} has no summary", verb.get_name());
             let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains("Examples:"), "{} has no examples", verb.get_name());
@@ -254,6 +274,21 @@ mod tests {
             (&["status"], true),
             (&["delete", "hello", "--version", "0.1.0", "--yes"], true),
             (&["delete", "0.1.0"], false),
+            (&["config"], false),
+            (&["config", "set", "A=1", "B=", "--app", "hello", "--json"], true),
+            (&["config", "set"], false),
+            (&["config", "set", "A"], false),
+            (&["config", "set", "a=1"], false),
+            (&["config", "unset", "A", "B", "--app-dir", "d"], true),
+            (&["config", "unset"], false),
+            (&["config", "list", "--json"], true),
+            (&["config", "history", "--app", "hello"], true),
+            (&["secret", "set", "A", "--app", "hello"], true),
+            (&["secret", "set", "A", "value"], false),
+            (&["secret", "set", "A=value"], false),
+            (&["secret", "list", "--json"], true),
+            (&["secret", "delete", "A"], true),
+            (&["secret", "rotate", "--json"], true),
             (&["logs", "hello", "-f", "--since", "10m"], true),
             (&["logs", "hello", "--since", "yesterday"], false),
             (&["logs", "hello", "--limit", "0"], true),

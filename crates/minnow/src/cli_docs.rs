@@ -54,6 +54,7 @@ fn markdown() -> String {
             "The folder in which Deno and esbuild are installed. Default `minnow/tools` in `XDG_CACHE_HOME`.",
         ),
         ("XDG_CACHE_HOME", "Default `~/.cache`."),
+        ("XDG_STATE_HOME", "The folder in which `minnow/sql_history` is kept. Default `~/.local/state`."),
     ] {
         writeln!(page, "| `{name}` | {meaning} |").unwrap();
     }
@@ -64,16 +65,34 @@ fn markdown() -> String {
 }
 
 fn describe(page: &mut String, verb: &Command) {
+    describe_at(page, "##", &format!("minnow {}", verb.get_name()), verb);
+}
+
+/// A verb under its full name, then the verbs that it has itself.
+fn describe_at(page: &mut String, level: &str, full_name: &str, verb: &Command) {
     let about = verb.get_long_about().or_else(|| verb.get_about()).map(ToString::to_string).unwrap_or_default();
     let usage = verb.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").to_owned();
-    writeln!(page, "\n## minnow {}\n\n{}\n\n```text\n{usage}\n```\n", verb.get_name(), full_stop(&about)).unwrap();
-    page.push_str("| argument | meaning |\n| --- | --- |\n");
-    for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
-        writeln!(page, "| {} | {} |", name(arg), meaning(arg)).unwrap();
+    writeln!(page, "\n{level} {full_name}\n\n{}\n\n```text\n{usage}\n```\n", full_stop(&about)).unwrap();
+    let subverbs: Vec<&Command> = verb.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
+    if subverbs.is_empty() {
+        page.push_str("| argument | meaning |\n| --- | --- |\n");
+        for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
+            writeln!(page, "| {} | {} |", name(arg), meaning(arg)).unwrap();
+        }
+    } else {
+        page.push_str("| verb | what it does |\n| --- | --- |\n");
+        for subverb in &subverbs {
+            let about = subverb.get_about().map(ToString::to_string).unwrap_or_default();
+            let link = format!("{full_name} {}", subverb.get_name()).replace(' ', "-");
+            writeln!(page, "| [`{}`](#{link}) | {about} |", subverb.get_name()).unwrap();
+        }
     }
     let examples = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
     writeln!(page, "\n```text\n{}\n```", examples.trim_end()).unwrap();
+    for subverb in subverbs {
+        describe_at(page, &format!("{level}#"), &format!("{full_name} {}", subverb.get_name()), subverb);
+    }
 }
 
 fn name(arg: &Arg) -> String {

@@ -3,10 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use minnow_control::api_types::{
-    AppInfo, AppStatus, DeployRequest, InvokeRequest, InvokeResponse, LogQuery, NodeInfo, Published, StoredBlob,
-    VersionInfo,
+    AppInfo, AppStatus, DataChoice, DeleteQuery, DeployRequest, InvokeRequest, InvokeResponse, KeyRotated, LogQuery,
+    NewSecret, NodeInfo, Published, SecretInfo, SecretStored, StoredBlob, VariableChange, VariableInfo, VariablePatch,
+    VariablesChanged, VersionInfo,
 };
-use minnow_model::{AppName, Code, Deployment, Digest, FunctionName, LogLine, Problem, Version};
+use minnow_model::{AppName, Code, Deployment, Digest, FunctionName, LogLine, Problem, VariableName, Version};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
@@ -14,13 +15,15 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 mod error;
+mod stores;
 
 pub use error::{ApiError, ApiProblem};
 
 /// A connection that takes longer does not come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For calls that only read or change a record. Publishing, deploying and rolling back have no limit here: the node may
-/// have to compile every function of an app first, bounds that by itself, and carries on when the caller leaves.
+/// For calls that only read or change a record. Publishing, deploying, rolling back and deleting an app have no limit here: the
+/// node may have to compile every function of an app first, or run its migrations, bounds that by itself, and carries on when the
+/// caller leaves.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// For invoking: a function's wall time is capped at 15 minutes by default, and the answer takes some time too.
 const INVOKE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -116,8 +119,17 @@ impl Client {
         self.call(Method::GET, &["apps", app.as_str()]).await
     }
 
-    pub async fn delete_app(&self, app: &AppName) -> Result<(), ApiError> {
-        self.delete(&["apps", app.as_str()]).await
+    /// Deletes an app. `data` says what becomes of what is in its stores.
+    /// False when calls still use its data, which goes when they have ended.
+    pub async fn delete_app(&self, app: &AppName, data: Option<DataChoice>) -> Result<bool, ApiError> {
+        let request = self.request(Method::DELETE, &["apps", app.as_str()])?.query(&DeleteQuery { data });
+        let response = self.send(request).await?;
+        match response.status() {
+            StatusCode::NO_CONTENT => Ok(true),
+            StatusCode::ACCEPTED => Ok(false),
+            // Any other success is not the node's: nothing was deleted.
+            status => Err(ApiError::foreign(self.server.clone(), status, response.headers())),
+        }
     }
 
     /// Newest first.
@@ -168,6 +180,46 @@ impl Client {
         self.read(self.send(request).await?).await
     }
 
+    /// By name.
+    pub async fn variables(&self, app: &AppName) -> Result<Vec<VariableInfo>, ApiError> {
+        self.call(Method::GET, &["apps", app.as_str(), "config"]).await
+    }
+
+    /// Sets variables and takes some away, all or none.
+    pub async fn set_variables(&self, app: &AppName, patch: &VariablePatch) -> Result<VariablesChanged, ApiError> {
+        let request = self.request(Method::PATCH, &["apps", app.as_str(), "config"])?;
+        self.read(self.send(request.timeout(self.call_timeout).json(patch)).await?).await
+    }
+
+    /// Newest first.
+    pub async fn variable_history(&self, app: &AppName) -> Result<Vec<VariableChange>, ApiError> {
+        self.call(Method::GET, &["apps", app.as_str(), "config", "history"]).await
+    }
+
+    /// By name, without what is in them.
+    pub async fn secrets(&self, app: &AppName) -> Result<Vec<SecretInfo>, ApiError> {
+        self.call(Method::GET, &["apps", app.as_str(), "secrets"]).await
+    }
+
+    pub async fn set_secret(
+        &self,
+        app: &AppName,
+        name: &VariableName,
+        value: String,
+    ) -> Result<SecretStored, ApiError> {
+        let request = self.request(Method::PUT, &["apps", app.as_str(), "secrets", name.as_str()])?;
+        self.read(self.send(request.timeout(self.call_timeout).json(&NewSecret { value })).await?).await
+    }
+
+    pub async fn delete_secret(&self, app: &AppName, name: &VariableName) -> Result<(), ApiError> {
+        self.delete(&["apps", app.as_str(), "secrets", name.as_str()]).await
+    }
+
+    /// Encrypts all secrets of the node with a new key.
+    pub async fn rotate_key(&self) -> Result<KeyRotated, ApiError> {
+        self.call(Method::POST, &["secrets", "rotate"]).await
+    }
+
     /// The lines of an app's log, and with `query.follow` those to come.
     pub async fn logs(&self, app: &AppName, query: &LogQuery) -> Result<LogStream, ApiError> {
         let mut url = self.url(&["apps", app.as_str(), "logs"])?;
@@ -211,7 +263,11 @@ impl Client {
     }
 
     async fn delete(&self, path: &[&str]) -> Result<(), ApiError> {
-        let response = self.send(self.request(Method::DELETE, path)?.timeout(self.call_timeout)).await?;
+        self.done(self.request(Method::DELETE, path)?).await
+    }
+
+    async fn done(&self, request: RequestBuilder) -> Result<(), ApiError> {
+        let response = self.send(request.timeout(self.call_timeout)).await?;
         // Any other success is not the node's: nothing was deleted.
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(());

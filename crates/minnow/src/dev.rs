@@ -6,6 +6,7 @@
 pub mod banner;
 pub mod change;
 pub mod ports;
+pub mod seed;
 pub mod session;
 pub mod version;
 pub mod watch;

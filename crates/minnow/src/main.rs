@@ -24,6 +24,8 @@ mod report;
 mod shell;
 mod signals;
 mod since;
+mod sql_text;
+mod store;
 mod upload;
 mod verb;
 

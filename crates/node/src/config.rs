@@ -72,6 +72,10 @@ pub struct Config {
     /// Networks that functions may reach although they are not public.
     pub private_networks: Vec<IpNet>,
     pub js: JsConfig,
+    /// Where the keys of secrets are; `None` for a file in the data directory, which the node makes.
+    pub secrets_key: Option<PathBuf>,
+    /// How long the data of a deleted app is kept; none at all for 0.
+    pub keep_deleted: Duration,
     /// `None` takes the log's defaults.
     pub log_segment_bytes: Option<u64>,
     pub log_segments_per_app: Option<usize>,
@@ -134,6 +138,8 @@ impl Config {
             max_wasm_bytes: None,
             private_networks: Vec::new(),
             js: JsConfig::default(),
+            secrets_key: None,
+            keep_deleted: Duration::from_secs(7 * 24 * 60 * 60),
             log_segment_bytes: None,
             log_segments_per_app: None,
             log_total_bytes: None,
@@ -199,6 +205,8 @@ struct File {
     egress: EgressSection,
     js: JsSection,
     logs: LogSection,
+    secrets: SecretSection,
+    data: DataSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -269,6 +277,19 @@ struct LogSection {
     max_size: Option<ByteSize>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DataSection {
+    #[serde(with = "humantime_serde")]
+    keep_deleted: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SecretSection {
+    key_file: Option<PathBuf>,
+}
+
 impl File {
     fn apply(self, config: &mut Config, path: &Path) -> Result<(), ConfigError> {
         let at_least = |key: &'static str, value: Option<u64>, least: u64| match value {
@@ -328,6 +349,8 @@ impl File {
         set(&mut config.js.pool, self.js.pool);
         set(&mut config.js.idle, self.js.idle);
         set(&mut config.js.allow_missing_walls, self.js.allow_missing_walls);
+        config.secrets_key = self.secrets.key_file;
+        set(&mut config.keep_deleted, self.data.keep_deleted);
         config.log_segment_bytes = self.logs.segment.map(|size| size.as_u64());
         config.log_segments_per_app = self.logs.segments_per_app;
         config.log_total_bytes = self.logs.max_size.map(|size| size.as_u64());

@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use minnow_control::{Control, ControlConfig};
 use minnow_gateway::{Gateway, GatewayConfig, Listening, listen::Sockets};
 use minnow_model::LogLine;
-use minnow_runtime::{Live, Runtime, RuntimeConfig};
-use minnow_store::{Blobs, DataDir};
+use minnow_runtime::{Live, Runtime, RuntimeConfig, data::Data};
+use minnow_store::{Blobs, DataDir, SqlLimits};
 use minnow_telemetry::{LogConfig, Logs, Metrics, Tracer};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -88,6 +88,8 @@ impl Node {
         let tracer = Tracer::from_env()?;
 
         let blobs = Arc::new(Blobs::open(&dir)?);
+        let clock = minnow_control::Clock::System;
+        let data = Data::open(&dir, SqlLimits::default(), Arc::new(move || clock.now_ms()))?;
         let runtime = Runtime::new(
             RuntimeConfig {
                 compiled_dir: dir.compiled(),
@@ -103,6 +105,7 @@ impl Node {
                 executable,
                 data_dir: dir.root().to_path_buf(),
                 blobs: Arc::clone(&blobs),
+                data,
                 js: config.js.clone(),
             },
             logs.clone(),
@@ -210,6 +213,8 @@ fn control_config(config: &Config, http: SocketAddr) -> ControlConfig {
     let mut control = ControlConfig::new(http, domain);
     control.default_app = config.default_app.clone();
     control.caps = config.caps;
+    control.secrets_key.clone_from(&config.secrets_key);
+    control.keep_deleted = config.keep_deleted;
     if let Some(bytes) = config.max_bundle_bytes {
         control.max_bundle_bytes = bytes;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
 };
 use http::StatusCode;
 use minnow_model::{AppName, Deployment};
@@ -12,7 +12,8 @@ use minnow_model::{AppName, Deployment};
 use super::{ApiError, no_content, problem::ProblemDocument};
 use crate::{
     Control,
-    api_types::{AppInfo, AppStatus, DeployRequest},
+    api_types::{AppInfo, AppStatus, DataChoice, DeleteQuery, DeployRequest},
+    stores::DataFate,
     tokens::Caller,
 };
 
@@ -41,18 +42,28 @@ pub(super) async fn status(
     Ok(Json(control.app(&caller.tenant, &app).await?))
 }
 
-/// Deletes an app with all its versions, deployments and logs. Requests that it is answering are answered.
-#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", operation_id = "delete_app", params(("app" = String, Path)), responses(
-    (status = 204, description = "Deleted"),
+/// Deletes an app with all its versions, deployments, variables, secrets and logs. Requests that it is answering are answered.
+/// An app with data in its stores is only deleted when `data` says what becomes of it. Where calls still use the data after two
+/// seconds, the data goes when they have ended; until then nothing can be published under the app's name.
+#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", operation_id = "delete_app",
+    params(("app" = String, Path), DeleteQuery),
+    responses(
+    (status = 202, description = "Deleted; its data goes once the calls that use it have ended"),
+    (status = 204, description = "Deleted, and its data with it"),
     (status = "default", body = ProblemDocument, content_type = "application/problem+json"),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     Extension(caller): Extension<Caller>,
     Path(app): Path<AppName>,
+    Query(query): Query<DeleteQuery>,
 ) -> Result<StatusCode, ApiError> {
-    control.delete_app(&caller.tenant, &app).await?;
-    Ok(no_content())
+    let fate = query.data.map(|data| match data {
+        DataChoice::Keep => DataFate::Keep,
+        DataChoice::Purge => DataFate::Purge,
+    });
+    let finished = control.delete_app(&caller.tenant, &app, fate).await?;
+    Ok(if finished { no_content() } else { StatusCode::ACCEPTED })
 }
 
 /// Sends live traffic to a version, all of it or a percentage (a canary). What is live already stays as it is.

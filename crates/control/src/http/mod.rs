@@ -14,6 +14,7 @@ use axum::{
 };
 use http::{StatusCode, header::CONTENT_TYPE};
 use minnow_model::{Code, bundle::MAX_MANIFEST_BYTES};
+use minnow_store::kv::MAX_VALUE_BYTES;
 use minnow_telemetry::Metrics;
 use utoipa::{
     Modify, OpenApi,
@@ -33,6 +34,8 @@ mod functions;
 mod linger;
 mod node;
 mod problem;
+mod settings;
+mod stores;
 mod tokens;
 mod versions;
 
@@ -42,6 +45,10 @@ pub(crate) use problem::ApiError;
 const MAX_BODY_BYTES: usize = MAX_MANIFEST_BYTES;
 /// The longest body of an invoke: 6 MiB in base64, with the headers beside it.
 const MAX_INVOKE_BYTES: usize = 9 << 20;
+
+/// The longest body of calls that write into a store, in bytes: what a store takes at once, and room for it to say that it is
+/// too much.
+const MAX_STORE_BODY_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -58,6 +65,8 @@ const MAX_INVOKE_BYTES: usize = 9 << 20;
         (name = "versions", description = "Published versions"),
         (name = "blobs", description = "Content, by digest"),
         (name = "functions", description = "Running functions and what they write"),
+        (name = "settings", description = "Variables and secrets"),
+        (name = "stores", description = "The data of apps"),
         (name = "tokens", description = "Who may use this API"),
     )
 )]
@@ -74,6 +83,13 @@ impl Modify for BearerToken {
 
 fn api() -> OpenApiRouter<Arc<Control>> {
     let invoke = OpenApiRouter::new().routes(routes!(functions::invoke)).layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
+    let kv = OpenApiRouter::new()
+        .routes(routes!(stores::kv_get, stores::kv_put, stores::kv_delete))
+        .layer(DefaultBodyLimit::max(MAX_STORE_BODY_BYTES));
+    let sql = OpenApiRouter::new()
+        .routes(routes!(stores::sql_query))
+        .routes(routes!(stores::sql_script))
+        .layer(DefaultBodyLimit::max(MAX_STORE_BODY_BYTES));
     OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(node::node))
         .routes(routes!(node::healthz))
@@ -88,10 +104,21 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(versions::manifest))
         .routes(routes!(blobs::head, blobs::get, blobs::put))
         .routes(routes!(functions::logs))
+        .routes(routes!(settings::variables, settings::set_variables))
+        .routes(routes!(settings::history))
+        .routes(routes!(settings::secrets))
+        .routes(routes!(settings::set_secret, settings::delete_secret))
+        .routes(routes!(settings::rotate))
+        .routes(routes!(stores::kv_list))
+        .routes(routes!(stores::sql_export))
+        .routes(routes!(stores::usage))
+        .routes(routes!(stores::app_usage))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .merge(invoke)
+        .merge(kv)
+        .merge(sql)
 }
 
 /// The description of the API (OpenAPI 3.1), as committed in `docs/openapi.json` and served at `/v1/openapi.json`.

@@ -1,17 +1,24 @@
 //! Deployments: which versions are live, and the history.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use minnow_model::{
-    AppName, BundleConfig, Deployment, Digest, Share, Tenant, Version,
+    AppName, BundleConfig, Deployment, Digest, FunctionName, Share, StoreGrant, StoreKind, StoreName, Tenant,
+    VariableName, Version,
     deployment::{Cause, DeployError, shares_after},
 };
-use minnow_store::rusqlite::{Connection, Row, params};
+use minnow_store::{
+    Sealed,
+    rusqlite::{Connection, Row, params},
+};
 
 use super::{
     Registry, collect,
     history::{Entry, rollback_target},
-    is_published, json, parse, require_app, to_json,
+    is_published, json, parse, require_app, secrets, to_json, variables,
 };
 use crate::ControlError;
 
@@ -33,6 +40,73 @@ pub struct LiveRow {
     /// Percent of the traffic.
     pub weight: u8,
     pub config: BundleConfig,
+    /// What other apps share of what the version is granted.
+    pub shared: BTreeSet<SharedStore>,
+    /// The app's, the same for all of its versions.
+    pub settings: Arc<Settings>,
+}
+
+/// What is set of an app besides its versions.
+#[derive(Debug, Default)]
+pub struct Settings {
+    pub variables: BTreeMap<VariableName, String>,
+    pub secrets: BTreeMap<VariableName, Sealed>,
+}
+
+/// What a deploy would do.
+#[derive(Debug)]
+pub struct Planned {
+    /// The version that is deployed.
+    pub version: Version,
+    /// All that would be live.
+    pub rows: Vec<LiveRow>,
+}
+
+/// A store of another app.
+pub type SharedStore = (StoreKind, AppName, StoreName);
+
+impl LiveRow {
+    /// The stores of other apps that the version's functions are granted, each with the function.
+    pub fn foreign_grants(&self) -> impl Iterator<Item = (&FunctionName, StoreKind, &AppName, &StoreGrant)> {
+        foreign_grants(&self.config)
+    }
+}
+
+fn foreign_grants(config: &BundleConfig) -> impl Iterator<Item = (&FunctionName, StoreKind, &AppName, &StoreGrant)> {
+    config.functions.iter().flat_map(|(name, function)| {
+        let of_kind = move |kind| {
+            let grants = function.grants.stores(kind).iter();
+            grants.filter_map(move |grant| Some((name, kind, grant.app.as_ref()?, grant)))
+        };
+        [StoreKind::Kv, StoreKind::Sql].into_iter().flat_map(of_kind)
+    })
+}
+
+/// What the live versions of other apps share with this one, of what it is granted. While an app has several, one that shares
+/// a store is enough: a canary neither opens nor shuts it by chance.
+fn shared(
+    connection: &Connection,
+    tenant: &Tenant,
+    version: &BundleConfig,
+) -> Result<BTreeSet<SharedStore>, ControlError> {
+    let wanted: BTreeSet<SharedStore> =
+        foreign_grants(version).map(|(_, kind, app, grant)| (kind, app.clone(), grant.store.clone())).collect();
+    let owners: BTreeSet<&AppName> = wanted.iter().map(|(_, app, _)| app).collect();
+    let mut shared = BTreeSet::new();
+    for owner in owners {
+        for share in live(connection, tenant, owner)?.map(|live| live.shares).unwrap_or_default() {
+            let Some(config) = config(connection, tenant, owner, &share.version)? else { continue };
+            let is_shared = |(kind, _, store): &&SharedStore| {
+                let apps = match kind {
+                    StoreKind::Kv => config.kv.get(store).map(|store| &store.share),
+                    StoreKind::Sql => config.sql.get(store).map(|store| &store.share),
+                };
+                apps.is_some_and(|apps| apps.contains(&version.app))
+            };
+            shared.extend(wanted.iter().filter(|(_, app, _)| app == owner).filter(is_shared).cloned());
+        }
+    }
+    Ok(shared)
 }
 
 fn cause_text(cause: Cause) -> &'static str {
@@ -83,6 +157,17 @@ fn config(
     Ok(collect(connection, sql, params, |row| json(row, 0))?.into_iter().next())
 }
 
+fn settings(connection: &Connection, tenant: &Tenant, app: &AppName) -> Result<Settings, ControlError> {
+    let variables = variables::values(connection, tenant, app)?;
+    Ok(Settings { variables, secrets: secrets::all(connection, tenant, app)? })
+}
+
+/// The versions of an app that get traffic; empty when none does.
+pub(super) fn rows(connection: &Connection, tenant: &Tenant, app: &AppName) -> Result<Vec<LiveRow>, ControlError> {
+    let shares = live(connection, tenant, app)?.map(|live| live.shares).unwrap_or_default();
+    live_rows(connection, tenant, app, &shares)
+}
+
 /// The configs of the versions that get traffic under `shares`.
 fn live_rows(
     connection: &Connection,
@@ -90,12 +175,15 @@ fn live_rows(
     app: &AppName,
     shares: &[Share],
 ) -> Result<Vec<LiveRow>, ControlError> {
+    let settings = Arc::new(settings(connection, tenant, app)?);
     shares
         .iter()
         .map(|share| {
             let config = config(connection, tenant, app, &share.version)?
                 .ok_or_else(|| ControlError::Corrupt(format!("{app}@{} is live and not published", share.version)))?;
-            Ok(LiveRow { tenant: tenant.clone(), weight: share.weight, config })
+            let shared = shared(connection, tenant, &config)?;
+            let settings = Arc::clone(&settings);
+            Ok(LiveRow { tenant: tenant.clone(), weight: share.weight, config, shared, settings })
         })
         .collect()
 }
@@ -143,14 +231,14 @@ fn digests(
         .collect()
 }
 
-/// The shares that a deploy would give.
+/// What is live, the version that a deploy would send traffic to, and the shares that it would give.
 fn planned(
     connection: &Connection,
     tenant: &Tenant,
     app: &AppName,
     version: Option<&Version>,
     weight: u8,
-) -> Result<(Option<Deployment>, Vec<Share>), ControlError> {
+) -> Result<(Option<Deployment>, Version, Vec<Share>), ControlError> {
     require_app(connection, tenant, app)?;
     let version = match version {
         Some(version) if is_published(connection, tenant, app, version)? => version.clone(),
@@ -164,7 +252,7 @@ fn planned(
     let live = live(connection, tenant, app)?;
     let current = live.as_ref().map_or(&[][..], |live| &live.shares);
     let shares = shares_after(current, &version, weight)?;
-    Ok((live, shares))
+    Ok((live, version, shares))
 }
 
 fn insert(
@@ -196,19 +284,19 @@ fn insert(
 }
 
 impl Registry {
-    /// The versions that a deploy with these arguments would make live. Nothing is changed.
+    /// The versions that a deploy with these arguments would make live, and which of them is deployed. Nothing is changed.
     pub async fn plan_deploy(
         &self,
         tenant: &Tenant,
         app: &AppName,
         version: Option<Version>,
         weight: u8,
-    ) -> Result<Vec<LiveRow>, ControlError> {
+    ) -> Result<Planned, ControlError> {
         let (tenant, app) = (tenant.clone(), app.clone());
         self.database
             .read(move |connection| {
-                let (_, shares) = planned(connection, &tenant, &app, version.as_ref(), weight)?;
-                live_rows(connection, &tenant, &app, &shares)
+                let (_, version, shares) = planned(connection, &tenant, &app, version.as_ref(), weight)?;
+                Ok(Planned { version, rows: live_rows(connection, &tenant, &app, &shares)? })
             })
             .await
     }
@@ -228,7 +316,7 @@ impl Registry {
         let (tenant, app) = (tenant.clone(), app.clone());
         self.database
             .write(move |connection| {
-                let (live, shares) = planned(connection, &tenant, &app, version.as_ref(), weight)?;
+                let (live, _, shares) = planned(connection, &tenant, &app, version.as_ref(), weight)?;
                 let prepared = prepare(live_rows(connection, &tenant, &app, &shares)?)?;
                 let changed = match live {
                     Some(deployment) if deployment.shares == shares => Changed { deployment, changed: false },
@@ -286,12 +374,38 @@ impl Registry {
     /// The versions of an app that get traffic; empty when none does.
     pub async fn live(&self, tenant: &Tenant, app: &AppName) -> Result<Vec<LiveRow>, ControlError> {
         let (tenant, app) = (tenant.clone(), app.clone());
+        self.database.read(move |connection| rows(connection, &tenant, &app)).await
+    }
+
+    /// Whether a version of the app that gets traffic has this store.
+    pub async fn declares(
+        &self,
+        tenant: &Tenant,
+        app: &AppName,
+        kind: StoreKind,
+        store: &StoreName,
+    ) -> Result<bool, ControlError> {
+        let (tenant, app, path) = (tenant.clone(), app.clone(), format!("$.{}.\"{store}\"", kind.as_str()));
         self.database
             .read(move |connection| {
-                let shares = live(connection, &tenant, &app)?.map(|live| live.shares).unwrap_or_default();
-                live_rows(connection, &tenant, &app, &shares)
+                require_app(connection, &tenant, &app)?;
+                let sql = "SELECT json_type(config, ?4) IS NOT NULL FROM version
+                           WHERE tenant = ?1 AND app = ?2 AND version = ?3";
+                for share in live(connection, &tenant, &app)?.map(|live| live.shares).unwrap_or_default() {
+                    let params = params![tenant.as_str(), app.as_str(), share.version.to_string(), path];
+                    if collect(connection, sql, params, |row| Ok(row.get(0)?))?.contains(&true) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
             })
             .await
+    }
+
+    /// What is set of an app; nothing of one that is not known.
+    pub async fn settings(&self, tenant: &Tenant, app: &AppName) -> Result<Settings, ControlError> {
+        let (tenant, app) = (tenant.clone(), app.clone());
+        self.database.read(move |connection| settings(connection, &tenant, &app)).await
     }
 
     /// Calls `each` with the versions of every live deployment, one app at a time, so that a node with many of them never

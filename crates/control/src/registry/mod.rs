@@ -1,8 +1,8 @@
 //! The registry: what is published, what is live and who may ask, in the node's database.
 //!
 //! Read in this order: [`schema`] (the tables), [`history`] (which deployment a rollback goes to: a pure decision),
-//! `versions`, `deployments`, `tokens` and `content` (the queries, one file for each kind of row). Every change is one
-//! transaction, so that a crash leaves either all of it or nothing.
+//! `versions`, `deletions`, `deployments`, `variables`, `secrets`, `tokens` and `content` (the queries, one file for each kind of
+//! row). Every change is one transaction, so that a crash leaves either all of it or nothing.
 
 use std::str::FromStr;
 
@@ -13,14 +13,19 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::ControlError;
 
 mod content;
+mod deletions;
 mod deployments;
 pub mod history;
 pub mod schema;
+mod secrets;
 mod tokens;
+mod variables;
 mod versions;
 
-pub use deployments::{Changed, LiveRow};
+pub use deployments::{Changed, LiveRow, Planned, Settings, SharedStore};
+pub use secrets::{MAX_SECRET_BYTES_PER_APP, Resealing, SecretRow, SecretSet};
 pub use tokens::TokenRow;
+pub use variables::{VariableChange, VariableChanges, VariableRow, VariablesSet};
 pub use versions::{AppRow, Committed, NewVersion, VersionRow};
 
 /// The tables, with one method for each question and each change.
@@ -79,6 +84,17 @@ fn require_app(connection: &Connection, tenant: &Tenant, app: &AppName) -> Resul
     found.ok_or_else(|| ControlError::NoApp(app.clone()))
 }
 
+/// Notes an app that is not known. Answers whether it was not. Refuses one whose deletion is not at its end.
+fn ensure_app(connection: &Connection, tenant: &Tenant, app: &AppName, now_ms: u64) -> Result<bool, ControlError> {
+    if deletions::fate(connection, tenant, app)?.is_some() {
+        return Err(ControlError::BeingDeleted(app.clone()));
+    }
+    let created = connection
+        .prepare_cached("INSERT INTO app (tenant, name, created_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+        .execute(params![tenant.as_str(), app.as_str(), now_ms])?;
+    Ok(created > 0)
+}
+
 /// Whether the version is published.
 fn is_published(
     connection: &Connection,
@@ -91,4 +107,20 @@ fn is_published(
         .query_row(params![tenant.as_str(), app.as_str(), version.to_string()], |_| Ok(()))
         .optional()?;
     Ok(found.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A registry with nothing in it.
+    pub(super) fn registry() -> (tempfile::TempDir, Registry) {
+        let temp = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&temp.path().join("minnow.db")).unwrap();
+        (temp, registry)
+    }
+
+    pub(super) fn app() -> AppName {
+        "shop".parse().unwrap()
+    }
 }

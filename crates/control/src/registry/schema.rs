@@ -73,4 +73,49 @@ CREATE TABLE deployment (
 -- What each share's version was, by the digest of its manifest: a number whose version was deleted can be published again
 -- with other content. Empty for deployments that were made before this column.
 ALTER TABLE deployment ADD COLUMN digests TEXT NOT NULL DEFAULT '[]';
+", "
+-- Variables of an app's functions, as they are now. `revision` is the change that set it.
+CREATE TABLE variable (
+    tenant   TEXT NOT NULL,
+    app      TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    value    TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    time_ms  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, app, name),
+    FOREIGN KEY (tenant, app) REFERENCES app (tenant, name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- What was changed of them, as JSON: names with their values, or null for those that went.
+CREATE TABLE variable_change (
+    tenant   TEXT NOT NULL,
+    app      TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    time_ms  INTEGER NOT NULL,
+    changes  TEXT NOT NULL,
+    PRIMARY KEY (tenant, app, revision),
+    FOREIGN KEY (tenant, app) REFERENCES app (tenant, name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- Secrets, sealed with the key `key_id` of the node's key file (minnow-store, `Vault`).
+CREATE TABLE secret (
+    tenant     TEXT NOT NULL,
+    app        TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    key_id     TEXT NOT NULL,
+    nonce      BLOB NOT NULL,
+    sealed     BLOB NOT NULL,
+    created_ms INTEGER NOT NULL,
+    changed_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, app, name),
+    FOREIGN KEY (tenant, app) REFERENCES app (tenant, name) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+", "
+-- Apps that are deleted and whose data is still there, with what is to become of it: `keep` or `purge`. None of them is in `app`.
+CREATE TABLE deletion (
+    tenant TEXT NOT NULL REFERENCES tenant,
+    app    TEXT NOT NULL,
+    fate   TEXT NOT NULL,
+    PRIMARY KEY (tenant, app)
+) STRICT, WITHOUT ROWID;
 "];

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use minnow_model::{AppName, BundleConfig, Deployment, Digest, Tenant, Version};
 use minnow_store::rusqlite::{Connection, Row, params};
 
-use super::{Registry, collect, deployments, parse, require_app, to_json};
+use super::{Registry, collect, deployments, ensure_app, parse, require_app, to_json};
 use crate::ControlError;
 
 /// A published version.
@@ -168,19 +168,6 @@ impl Registry {
             })
             .await
     }
-
-    /// Deletes an app with its versions and deployments.
-    pub async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), ControlError> {
-        let (tenant, app) = (tenant.clone(), app.clone());
-        self.database
-            .write(move |connection| {
-                let deleted = connection
-                    .prepare_cached("DELETE FROM app WHERE tenant = ?1 AND name = ?2")?
-                    .execute([tenant.as_str(), app.as_str()])?;
-                if deleted == 0 { Err(ControlError::NoApp(app)) } else { Ok(()) }
-            })
-            .await
-    }
 }
 
 fn insert(connection: &Connection, new: &NewVersion) -> Result<Committed, ControlError> {
@@ -196,9 +183,7 @@ fn insert(connection: &Connection, new: &NewVersion) -> Result<Committed, Contro
             })
         };
     }
-    connection
-        .prepare_cached("INSERT INTO app (tenant, name, created_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
-        .execute(params![tenant, app, new.published_ms])?;
+    ensure_app(connection, &new.tenant, &new.config.app, new.published_ms)?;
     connection
         .prepare_cached(
             "INSERT INTO version (tenant, app, version, digest, config, published_ms, size)

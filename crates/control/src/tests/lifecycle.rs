@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::Method;
 use minnow_model::{
     Digest, Tenant,
-    bundle::{Layer, WASM_TYPE, oci_manifest},
+    bundle::{FILE_TYPE, Layer, MIGRATION_TYPE, WASM_TYPE, oci_manifest},
 };
 
 use super::{Bundle, Node, bundle};
@@ -230,6 +230,7 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         egress: Vec::new(),
         instances: Default::default(),
         limits: Default::default(),
+        grants: Default::default(),
     };
     let config = minnow_model::BundleConfig {
         app: "hello".parse().unwrap(),
@@ -237,6 +238,9 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         functions: [("api".parse().unwrap(), function)].into(),
         files: Default::default(),
         sticky: None,
+        kv: Default::default(),
+        sql: Default::default(),
+        locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layer = Layer { digest: wasm, size: 8, media_type: WASM_TYPE.into(), title: "api.wasm".into() };
@@ -244,4 +248,48 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
     let answer = node.publish("hello", "1.0.0", &Bundle { manifest, blobs: vec![config, code] }).await;
     assert!(!answer.status.is_success());
     node.get("/v1/apps/hello").await.problem("not_found");
+}
+
+/// A version of `hello` with one migration, whose layer has the given media type.
+fn with_migration(version: &str, sql: &[u8], media_type: &str) -> Bundle {
+    let digest = Digest::of(sql);
+    let size = sql.len() as u64;
+    let migration = minnow_model::BundledMigration { name: "0001_init.sql".into(), digest, size };
+    let store = minnow_model::BundledSql { share: Vec::new(), migrations: vec![migration] };
+    let page = b"<h1>".to_vec();
+    let file = minnow_model::BundledFile { digest: Digest::of(&page), size: 4 };
+    let config = minnow_model::BundleConfig {
+        app: "hello".parse().unwrap(),
+        version: version.parse().unwrap(),
+        functions: Default::default(),
+        files: [("/index.html".to_owned(), file)].into(),
+        sticky: None,
+        kv: Default::default(),
+        sql: [("main".parse().unwrap(), store)].into(),
+        locks: false,
+    };
+    let config = serde_json::to_vec(&config).unwrap();
+    let layers = vec![
+        Layer { digest, size, media_type: media_type.into(), title: "main/0001_init.sql".into() },
+        Layer { digest: Digest::of(&page), size: 4, media_type: FILE_TYPE.into(), title: "index.html".into() },
+    ];
+    let manifest = oci_manifest((Digest::of(&config), config.len() as u64), layers).unwrap();
+    Bundle { manifest, blobs: vec![config, sql.into(), page] }
+}
+
+#[tokio::test]
+async fn migrations_are_checked_when_they_are_published() {
+    let node = Node::new().await;
+    for (sql, media_type, part) in [
+        (&b"-- \xfc"[..], MIGRATION_TYPE, "the sql store `main`: its migration `0001_init.sql`: it is not UTF-8"),
+        (b"create\0", MIGRATION_TYPE, "it holds NUL"),
+        (b"create", FILE_TYPE, "is not a layer of the type application/sql"),
+    ] {
+        let answer = node.publish("hello", "1.0.0", &with_migration("1.0.0", sql, media_type)).await;
+        let problem = answer.problem("invalid");
+        assert!(problem["errors"][0].as_str().unwrap().contains(part), "{problem}");
+    }
+    node.get("/v1/apps/hello").await.problem("not_found");
+    let good = with_migration("1.0.0", b"create table t (a)", MIGRATION_TYPE);
+    node.publish("hello", "1.0.0", &good).await.ok(201);
 }

@@ -3,6 +3,8 @@
 
 mod api;
 mod lifecycle;
+mod settings;
+mod stores;
 
 use std::{
     collections::BTreeMap,
@@ -21,13 +23,13 @@ use minnow_model::{
     BundleConfig, BundledFile, Digest, LimitCaps,
     bundle::{FILE_TYPE, Layer, oci_manifest},
 };
-use minnow_runtime::{CompileLimits, JsConfig, Live, Runtime, RuntimeConfig};
-use minnow_store::{Blobs, DataDir};
+use minnow_runtime::{CompileLimits, JsConfig, Live, Runtime, RuntimeConfig, data::Data};
+use minnow_store::{Blobs, DataDir, sql::SqlLimits};
 use minnow_telemetry::{LogConfig, Logs, Metrics};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use crate::{Clock, Control, ControlConfig, router};
+use crate::{Clock, Control, ControlConfig, control::OpenError, router};
 
 /// A node's control plane in a folder of its own.
 struct Node {
@@ -92,6 +94,9 @@ fn bundle(app: &str, version: &str, page: &str) -> Bundle {
         functions: BTreeMap::new(),
         files: [("/index.html".to_owned(), file)].into(),
         sticky: None,
+        kv: BTreeMap::new(),
+        sql: BTreeMap::new(),
+        locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layer = Layer { digest, size: page.len() as u64, media_type: FILE_TYPE.into(), title: "index.html".into() };
@@ -111,6 +116,10 @@ impl Node {
 
     /// Opens the data directory again, as after a crash.
     async fn restart(&mut self) {
+        self.try_restart().await.unwrap();
+    }
+
+    async fn try_restart(&mut self) -> Result<(), OpenError> {
         self.open = None;
         let dir = DataDir::open(&self.root).unwrap();
         let metrics = Metrics::new("test");
@@ -129,6 +138,7 @@ impl Node {
             executable: "/bin/false".into(),
             data_dir: dir.root().to_path_buf(),
             blobs: Arc::new(Blobs::open(&dir).unwrap()),
+            data: Data::open(&dir, SqlLimits::default(), Arc::new(|| 0)).unwrap(),
             js: JsConfig::default(),
         };
         let runtime = Runtime::new(runtime, logs.clone(), metrics.clone()).unwrap();
@@ -138,9 +148,10 @@ impl Node {
             clock: Clock::Manual(Arc::clone(&self.now_ms)),
             ..ControlConfig::new("127.0.0.1:7700".parse().unwrap(), "localhost")
         };
-        let control = Control::open(config, &dir, runtime, Arc::clone(&live), metrics, logs).await.unwrap();
+        let control = Control::open(config, &dir, runtime, Arc::clone(&live), metrics, logs).await?;
         let token = std::fs::read_to_string(dir.admin_token()).unwrap_or_default().trim().to_owned();
         self.open = Some(Opened { router: router(Arc::clone(&control)), control, live, token, _dir: dir });
+        Ok(())
     }
 
     fn opened(&self) -> &Opened {

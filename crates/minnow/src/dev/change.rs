@@ -43,7 +43,7 @@ pub struct Interest {
     dir: PathBuf,
     /// The manifest and each function's WebAssembly.
     files: BTreeSet<PathBuf>,
-    /// The static folders.
+    /// The static folders, and those of migrations.
     folders: Vec<PathBuf>,
     /// The sources of each function that is built.
     sources: Vec<(FunctionName, GlobSet)>,
@@ -89,7 +89,7 @@ pub struct Affected {
     pub builds: BTreeSet<FunctionName>,
     /// Functions whose bundle may change.
     pub bundles: BTreeSet<FunctionName>,
-    /// Whether the manifest, code or a static file changed.
+    /// Whether the manifest, code, a static file or a migration changed.
     pub packed: bool,
 }
 
@@ -131,7 +131,8 @@ impl Interest {
             }
             sources.push((name.clone(), globs.build()?));
         }
-        let folders = manifest.static_dirs.values().map(|folder| dir.join(folder)).collect();
+        let migrations = manifest.sql.values().filter_map(|store| store.migrations.as_ref());
+        let folders = manifest.static_dirs.values().chain(migrations).map(|folder| dir.join(folder)).collect();
         Ok(Self { dir, files, folders, sources, scripts })
     }
 
@@ -149,8 +150,8 @@ impl Interest {
         own.into_iter().chain(used.map(Path::to_path_buf)).collect()
     }
 
-    /// The static folders, which may be build output too.
-    pub fn static_folders(&self) -> impl Iterator<Item = &Path> {
+    /// The static folders and those of migrations, which may be build output too.
+    pub fn packed_folders(&self) -> impl Iterator<Item = &Path> {
         self.folders.iter().map(PathBuf::as_path)
     }
 
@@ -162,8 +163,8 @@ impl Interest {
     ) -> Affected {
         let mut affected = Affected::default();
         for path in changed {
-            let in_static = self.folders.iter().any(|folder| path.starts_with(folder));
-            affected.packed |= in_static || self.files.contains(path);
+            let is_packed = self.folders.iter().any(|folder| path.starts_with(folder));
+            affected.packed |= is_packed || self.files.contains(path);
             // One question for each path: the second would get another answer.
             let mut answer = None;
             let mut is_new = || *answer.get_or_insert_with(|| is_new(path));
@@ -251,6 +252,8 @@ mod tests {
         [static]
         "/" = "public"
         "/dist" = "target/dist"
+        [sql.main]
+        migrations = "db/migrations"
     "#;
 
     #[test]
@@ -273,6 +276,8 @@ mod tests {
             ("bin/other", vec![], false),
             ("public/css/a.css", vec![], true),
             ("target/dist/a.js", vec![], true),
+            ("db/migrations/0001.sql", vec![], true),
+            ("db/seed.sql", vec![], false),
             ("target/debug/x", vec![], false),
             (".minnow/registry.db", vec![], false),
             ("src/.git/index", vec![], false),

@@ -12,7 +12,7 @@ use super::{
     watch::Changes,
 };
 use crate::{
-    client::Client,
+    client::{ApiError, Client},
     pack::Bundle,
     progress::Progress,
     project::Project,
@@ -21,6 +21,9 @@ use crate::{
     shell::Group,
     upload,
 };
+
+/// How the node says that a migration was edited.
+const RUN_WITH_OTHER: &str = "has run already, with other content";
 
 /// The app and what of it is live.
 pub struct Session {
@@ -197,7 +200,8 @@ impl Session {
         let version = dev_version(&base, number);
         let bundle = self.pack(&version).await?;
         upload::publish(&self.client, &bundle, Progress::Hidden).await?;
-        self.client.deploy(&app, &DeployRequest { version: Some(version.clone()), weight: None }).await?;
+        let request = DeployRequest { version: Some(version.clone()), weight: None };
+        self.client.deploy(&app, &request).await.map_err(edited_migration)?;
         self.live = Some(bundle.fingerprint());
         for old in there.iter().map(|info| &info.version).filter(|old| dev_number(old).is_some()) {
             if let Err(error) = self.client.delete_version(&app, old).await {
@@ -211,6 +215,20 @@ impl Session {
     async fn pack(&self, version: &Version) -> anyhow::Result<Bundle> {
         let (project, version) = (self.project.clone(), version.clone());
         tokio::task::spawn_blocking(move || project.pack(&version, Progress::Hidden)).await?
+    }
+}
+
+/// Where data is only there to try things, a migration is edited until it is right.
+fn edited_migration(error: ApiError) -> anyhow::Error {
+    match &error {
+        ApiError::Problem { problem, .. }
+            if problem.detail.as_ref().is_some_and(|detail| detail.contains(RUN_WITH_OTHER)) =>
+        {
+            let remedy = "to begin with an empty database, stop `minnow dev`, delete .minnow/sql and start it again; to keep the \
+                          data, undo the change and write a new migration";
+            anyhow::Error::from(error).context(Failure::new("a migration was edited after it had run").help(remedy))
+        }
+        _ => error.into(),
     }
 }
 

@@ -107,7 +107,7 @@ impl Watch {
             let added = self.add(folder);
             warn(folder, added);
         }
-        for folder in interest.static_folders().filter(|folder| folder.is_dir()) {
+        for folder in interest.packed_folders().filter(|folder| folder.is_dir()) {
             let added = self.add_tree(folder).map(drop);
             warn(folder, added);
         }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use minnow_model::LogLine;
+use minnow_model::{LogLine, StoreName};
 use minnow_node::{Config, Node, StartError};
 use minnow_store::DataDirError;
 use reqwest::Url;
@@ -18,7 +18,8 @@ use crate::{
         banner::{Place, banner},
         change::{Inputs, Interest},
         ports,
-        session::{Applied, Scripts, Session},
+        seed::Seed,
+        session::{Applied, Scripts},
         watch::Watch,
     },
     node_log,
@@ -51,7 +52,8 @@ Functions with `wasm` and without `build` use their file as it is.",
     after_help = "Examples:
   minnow dev                          the app in this folder
   minnow dev examples/tour
-  minnow dev --http 0.0.0.0:8080      reachable from other machines"
+  minnow dev --http 0.0.0.0:8080      reachable from other machines
+  minnow dev --seed seed.sql          with some rows to begin with"
 )]
 pub struct DevArgs {
     /// The folder with the app's minnow.toml
@@ -63,6 +65,12 @@ pub struct DevArgs {
     /// Where the control API answers [default: 127.0.0.1:7701, or the next free port]
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// SQL to fill a database with, after its migrations. Once: what is in DIR/.minnow stays, and is not filled again
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    seed: Option<PathBuf>,
+    /// The database that it goes into. Default: the app's only one
+    #[arg(long, value_name = "NAME", requires = "seed")]
+    seed_db: Option<StoreName>,
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<()> {
@@ -75,6 +83,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<()> {
 async fn serve(args: DevArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new().and_then(Signals::and_hangup).context("cannot handle signals")?;
     let project = Project::load(&args.dir)?;
+    let seed = args.seed.as_deref().map(|file| Seed::of(&project, file, args.seed_db.as_ref())).transpose()?;
     // Before the first build, which may take minutes: what is saved meanwhile is acted on after it.
     let watch = Watch::start(&project.dir, &Interest::of(&project, &Inputs::new())?)?;
     let build = async {
@@ -93,7 +102,7 @@ async fn serve(args: DevArgs) -> anyhow::Result<()> {
     config.default_app = Some(project.manifest().name.clone());
     config.log_echo = Some(echo);
     let node = Node::start(config).await.map_err(cannot_start)?;
-    let followed = follow(&node, (project, scripts), watch, &args, &data_dir, lines, &mut signals).await;
+    let followed = follow(&node, (project, scripts, seed), watch, &args, &data_dir, lines, &mut signals).await;
     node.shutdown(DRAIN).await;
     followed
 }
@@ -115,7 +124,7 @@ fn cannot_start(error: StartError) -> anyhow::Error {
 /// Serves until a signal comes.
 async fn follow(
     node: &Node,
-    (project, scripts): (Project, Scripts),
+    (project, scripts, seed): (Project, Scripts, Option<Seed>),
     mut watch: Watch,
     args: &DevArgs,
     data_dir: &std::path::Path,
@@ -125,7 +134,7 @@ async fn follow(
     let server = Url::parse(&format!("http://{}", node.admin_addr()))?;
     let client = Client::new(server, node.admin_token().map(str::to_owned))?;
     let (mut session, mut version) = tokio::select! {
-        started = Session::start(client, project, scripts) => started?,
+        started = Seed::start(seed, client, project, scripts, data_dir) => started?,
         _ = signals.next() => return Ok(()),
     };
     // Folders that the first build made.

@@ -1,0 +1,164 @@
+//! `minnow types`: the types of what an app's functions find in `env`.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use minnow_model::{FunctionName, grant::LOCKS_VARIABLE, manifest::Function};
+
+use crate::{output, project::Project, report::Failure};
+
+/// What every app's file begins with: the types of stores and locks.
+const COMMON: &str = include_str!("../../../../sdk/js/minnow.d.ts");
+
+/// Write TypeScript types for what the app's functions find in `env`
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Write TypeScript types for what the app's functions find in `env`.
+
+Each function in JavaScript or TypeScript gets an interface with its variables, stores, locks and secrets, as the manifest \
+grants them: `ApiEnv` for the function `api`. Where there is one such function, `Env` is the same. Run it again after a \
+change of the manifest.",
+    after_help = "Examples:
+  minnow types                        writes minnow.d.ts in this folder
+  minnow types examples/tour --out examples/tour/src/minnow.d.ts
+
+Then in TypeScript:
+  import type { Env, ExecutionContext } from \"./minnow.d.ts\";
+  export default {
+    async fetch(request: Request, env: Env, ctx: ExecutionContext) { … },
+  };"
+)]
+pub struct TypesArgs {
+    /// The folder with the app's minnow.toml
+    #[arg(value_name = "DIR", default_value = ".", value_hint = clap::ValueHint::DirPath)]
+    dir: PathBuf,
+    /// The file to write. Default: minnow.d.ts in the app's folder
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    out: Option<PathBuf>,
+}
+
+pub fn run(args: &TypesArgs) -> anyhow::Result<()> {
+    let project = Project::load(&args.dir)?;
+    let functions: Vec<(&FunctionName, &Function)> =
+        project.manifest().functions.iter().filter(|(_, function)| function.code.is_js()).collect();
+    if functions.is_empty() {
+        let help = "only functions with `js` have an `env`; those of WebAssembly use their language's bindings";
+        return Err(Failure::new("the app has no function in JavaScript or TypeScript").help(help).into());
+    }
+    let out = args.out.clone().unwrap_or_else(|| project.dir.join("minnow.d.ts"));
+    write(&out, &text(&functions))?;
+    output::line(format_args!("wrote {}", out.display()))?;
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn text(functions: &[(&FunctionName, &Function)]) -> String {
+    let mut text = COMMON.to_owned();
+    for (name, function) in functions {
+        let interface = interface_name(name);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\n/** `env` of the function `{name}`. */\nexport interface {interface} {{");
+        for (variable, kind) in variables(function) {
+            let _ = writeln!(text, "  {variable}: {kind};");
+        }
+        text.push_str("}\n");
+    }
+    if let [(name, _)] = functions {
+        let _ = writeln!(text, "\nexport type Env = {};", interface_name(name));
+    }
+    text
+}
+
+/// Each name in `env`, written as TypeScript takes it, and its type.
+fn variables(function: &Function) -> Vec<(String, &'static str)> {
+    let grants = &function.grants;
+    let mut all: Vec<(String, &'static str)> = Vec::new();
+    all.extend(function.env.keys().map(|name| (name.clone(), "string")));
+    all.extend(grants.secrets.iter().map(|name| (name.to_string(), "string")));
+    all.extend(grants.kv.iter().map(|grant| (grant.variable(), "KvNamespace")));
+    all.extend(grants.sql.iter().map(|grant| (grant.variable(), "Database")));
+    if grants.locks {
+        all.push((LOCKS_VARIABLE.to_owned(), "Locks"));
+    }
+    all.sort_unstable();
+    all.into_iter().map(|(name, kind)| (property(&name), kind)).collect()
+}
+
+/// A name as the key of a property: quoted where it is no identifier.
+fn property(name: &str) -> String {
+    let is_identifier = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'));
+    if is_identifier { name.to_owned() } else { serde_json::Value::from(name).to_string() }
+}
+
+/// `order-log` → `OrderLogEnv`. A name may begin with a digit, which an identifier may not.
+fn interface_name(name: &FunctionName) -> String {
+    let mut text = String::new();
+    for part in name.as_str().split('-').filter(|part| !part.is_empty()) {
+        let mut letters = part.chars();
+        text.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        text.push_str(letters.as_str());
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        text.insert(0, '_');
+    }
+    text + "Env"
+}
+
+#[cfg(test)]
+mod tests {
+    use minnow_model::Manifest;
+
+    use super::*;
+
+    const MANIFEST: &str = r#"
+name = "shop"
+[kv.order-log]
+[sql.main]
+[lock]
+[functions.web-api]
+js = "api.ts"
+env = { GREETING = "hi", "odd.name" = "x" }
+kv = ["order-log:ro"]
+sql = ["main"]
+locks = true
+secrets = ["STRIPE_KEY"]
+[functions.other]
+wasm = "other.wasm"
+"#;
+
+    #[test]
+    fn each_function_in_javascript_gets_its_env() {
+        let manifest = Manifest::parse(MANIFEST, "minnow.toml").unwrap().manifest;
+        let functions: Vec<_> = manifest.functions.iter().filter(|(_, function)| function.code.is_js()).collect();
+        let text = text(&functions);
+        let expected = "
+/** `env` of the function `web-api`. */
+export interface WebApiEnv {
+  GREETING: string;
+  LOCKS: Locks;
+  MAIN: Database;
+  ORDER_LOG: KvNamespace;
+  STRIPE_KEY: string;
+  \"odd.name\": string;
+}
+
+export type Env = WebApiEnv;
+";
+        assert!(text.starts_with(COMMON));
+        assert_eq!(text.strip_prefix(COMMON).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_name_that_begins_with_a_digit_is_an_identifier_too() {
+        assert_eq!(interface_name(&"2nd-try".parse().unwrap()), "_2ndTryEnv");
+    }
+}
