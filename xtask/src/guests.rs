@@ -62,11 +62,35 @@ macro_rules! c_guest {
 }
 
 const PREBUILT: &[Prebuilt] = &[
+    Prebuilt {
+        wasm: "examples/guestbook/functions/entries/entries.wasm",
+        sources: &[
+            "examples/guestbook/functions/entries",
+            "examples/guestbook/Cargo.toml",
+            "examples/guestbook/Cargo.lock",
+            "sdk/rust",
+            "wit",
+        ],
+        recipe: Recipe::Cargo { workspace: "examples/guestbook", package: "entries", artifact: "entries.wasm" },
+    },
     cargo_guest!("examples/tour", "functions/api", "api", "api.wasm"),
     c_guest!("examples/tour/functions/cgi", "cgi"),
     cargo_guest!("examples/tour", "functions/pages", "pages", "pages.wasm"),
     c_guest!("guests/cgi-c", "cgi-c"),
     cargo_guest!("guests", "cgi-component", "cgi-component", "cgi-component.wasm"),
+    Prebuilt {
+        wasm: "guests/data-p2/data-p2.wasm",
+        sources: &[
+            "guests/data-p2",
+            "guests/lab-p2/src/answer.rs",
+            "guests/lab-p2/src/request.rs",
+            "sdk/rust",
+            "wit",
+            "guests/Cargo.toml",
+            "guests/Cargo.lock",
+        ],
+        recipe: Recipe::Cargo { workspace: "guests", package: "data-p2", artifact: "data_p2.wasm" },
+    },
     cargo_guest!("guests", "hello-p2", "hello-p2", "hello_p2.wasm"),
     cargo_guest!("guests", "hello-p3", "hello-p3", "hello_p3.wasm"),
     cargo_guest!("guests", "lab-p2", "lab-p2", "lab_p2.wasm"),

@@ -1,0 +1,59 @@
+//! The data services of Minnow for functions in Rust.
+//!
+//! A function reaches only what its manifest grants it:
+//!
+//! ```toml
+//! [kv.sessions]
+//! [sql.main]
+//! migrations = "migrations"
+//! [lock]
+//! [functions.api]
+//! kv = ["sessions"]
+//! sql = ["main"]
+//! locks = true
+//! ```
+//!
+//! ```no_run
+//! use minnow_sdk::{kv::Store, sql::Database};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let sessions = Store::open("sessions")?;
+//! sessions.set("ada", b"1815")?;
+//! assert_eq!(sessions.get("ada")?.as_deref(), Some(&b"1815"[..]));
+//!
+//! let main = Database::open("main")?;
+//! main.run("INSERT INTO boat (name, crew) VALUES (?1, ?2)", ("Minnow", 5))?;
+//! for row in main.run("SELECT name, crew FROM boat", ())?.iter() {
+//!     let (name, crew): (String, i64) = (row.get("name")?, row.get("crew")?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A write is durable when its call returns.
+
+pub mod config;
+pub mod kv;
+pub mod lock;
+pub mod sql;
+
+mod bindings {
+    #![allow(missing_docs, clippy::all)]
+    wit_bindgen::generate!({
+        path: ["../../wit/keyvalue-draft2", "../../wit/keyvalue", "../../wit/sql", "../../wit/lock", "../../wit/config"],
+        inline: "
+            package minnow:sdk;
+            world functions {
+                import wasi:keyvalue/store@0.2.0-draft2;
+                import wasi:keyvalue/atomics@0.2.0-draft2;
+                import wasi:keyvalue/batch@0.2.0-draft2;
+                import minnow:keyvalue/extras@0.1.0;
+                import minnow:sql/database@0.1.0;
+                import minnow:lock/locks@0.1.0;
+                import wasi:config/store@0.2.0-rc.1;
+            }
+        ",
+        world: "minnow:sdk/functions",
+        generate_all,
+    });
+}
