@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: Minnow against its peers, in the same run, on the same machine.
 //!
-//! One file a benchmark ([`hello`], [`reuse`], [`cold`], [`density`], [`neighbour`], [`overload`], and those of JavaScript in
-//! [`js`]); the rest is what they share. Read [`machine`] for how server and load are kept apart, [`contest`] for the
+//! One file a benchmark ([`hello`], [`reuse`], [`cold`], [`density`], [`neighbour`], [`overload`], those of JavaScript in
+//! [`js`], those of the data services in [`data`]); the rest is what they share. Read [`machine`] for how server and load are kept apart, [`contest`] for the
 //! interleaved rounds, [`node`], [`peers`] and [`npm`] for what is measured, [`wrk`], [`open_loop`] and [`http`] for what
 //! measures, and [`report`] for what is written to bench/RESULTS.md.
 
@@ -11,6 +11,7 @@ mod app;
 mod cold;
 mod container;
 mod contest;
+mod data;
 mod density;
 mod distinct;
 mod hello;
@@ -89,16 +90,25 @@ enum What {
     JsRecovery,
     /// 1,000 idle JavaScript functions, against as many of WebAssembly
     JsIdle,
-    /// Everything, about twenty minutes
+    /// Everything of the data services: kv, sql and stores
+    Data,
+    /// The key-value store, against Redis
+    Kv,
+    /// SQL, against SQLite alone and PostgreSQL
+    Sql,
+    /// 11,000 idle stores
+    Stores,
+    /// Everything, about half an hour
     All,
 }
 
 impl What {
     fn includes(self, part: Self) -> bool {
-        use What::{JsCold, JsIdle, JsRecovery, JsWarm, JsWork};
+        use What::{JsCold, JsIdle, JsRecovery, JsWarm, JsWork, Kv, Sql, Stores};
         match self {
             Self::All => true,
             Self::Js => matches!(part, JsWarm | JsWork | JsCold | JsRecovery | JsIdle),
+            Self::Data => matches!(part, Kv | Sql | Stores),
             one => one == part,
         }
     }
@@ -111,7 +121,7 @@ const BUSY: f64 = 1.0;
 type Run = fn(&Setup) -> Result<Report>;
 
 /// All benchmarks, in the order in which they run and stand in bench/RESULTS.md.
-const BENCHES: [(What, &str, Run); 11] = [
+const BENCHES: [(What, &str, Run); 14] = [
     (What::Hello, "hello", hello::run),
     (What::Reuse, "reuse", reuse::run),
     (What::Cold, "cold", cold::run),
@@ -123,6 +133,9 @@ const BENCHES: [(What, &str, Run); 11] = [
     (What::JsCold, "js-cold", js::cold::run),
     (What::JsRecovery, "js-recovery", js::recovery::run),
     (What::JsIdle, "js-idle", js::idle::run),
+    (What::Kv, "kv", data::kv::run),
+    (What::Sql, "sql", data::sql::run),
+    (What::Stores, "stores", data::stores::run),
 ];
 
 /// What every benchmark needs to know.

@@ -37,6 +37,12 @@ impl App {
         self
     }
 
+    /// Adds tables to the manifest: the stores that the app has.
+    pub(crate) fn tables(mut self, tables: &str) -> Self {
+        let _ = write!(self.manifest, "\n{tables}\n");
+        self
+    }
+
     /// Writes the manifest; returns the app's folder.
     pub(crate) fn finish(self) -> Result<PathBuf> {
         fs::write(self.folder.join("minnow.toml"), self.manifest)?;

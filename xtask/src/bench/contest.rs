@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Brings caches, branch predictors and the server's warm pools to where they stay.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 /// One server, or one path of it.
 pub(crate) struct Contender<'a> {

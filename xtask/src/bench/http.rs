@@ -56,7 +56,16 @@ impl Client {
 
     /// `GET path`, with `headers` as lines that each end in `\r\n`.
     pub(crate) fn get(&mut self, host: &str, path: &str, headers: &str) -> Result<Answer> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n");
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n"))
+    }
+
+    /// `POST path` with a text as its body.
+    pub(crate) fn post(&mut self, host: &str, path: &str, body: &str) -> Result<Answer> {
+        let length = body.len();
+        self.send(&format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}"))
+    }
+
+    fn send(&mut self, request: &str) -> Result<Answer> {
         self.stream.write_all(request.as_bytes()).context("cannot send the request")?;
         self.buffer.clear();
         let (mut answer, head) = loop {

@@ -23,17 +23,17 @@ use super::{
 };
 
 /// Processes that stand ready where a benchmark is with the pool: as many as a node has by default.
-const POOL: u32 = 2;
+pub(crate) const POOL: u32 = 2;
 
 /// Installs what publishing and running JavaScript takes, so that no measurement does. With the developer's environment,
 /// in which npm may have its settings.
-fn install_tools(setup: &Setup) -> Result<()> {
+pub(crate) fn install_tools(setup: &Setup) -> Result<()> {
     // Nodes get no XDG_CACHE_HOME, either.
     crate::must_run(Command::new(&setup.minnow).args(["setup", "js"]).env_remove("XDG_CACHE_HOME"))
 }
 
 /// A node's configuration with `pool` processes that stand ready.
-fn with_pool(pool: u32) -> String {
+pub(crate) fn with_pool(pool: u32) -> String {
     format!("[js]\npool = {pool}\n")
 }
 
@@ -42,7 +42,7 @@ fn source(name: &str) -> PathBuf {
     crate::root().join("bench/js").join(name)
 }
 
-fn read_source(name: &str) -> Result<String> {
+pub(crate) fn read_source(name: &str) -> Result<String> {
     let path = source(name);
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }

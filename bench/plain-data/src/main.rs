@@ -1,0 +1,80 @@
+//! The benchmarks' peer of the data services: reads what a function reads, in a plain loop over one connection.
+//!
+//! - `plain-data redis ADDRESS MS`: GET of the key `k`.
+//! - `plain-data sqlite FILE SCRIPT MS`: reads `item` by primary key from a database that the script makes.
+//!
+//! After a second of warm-up it reads for so many milliseconds, and prints for each hundred reads how many nanoseconds one
+//! took: what the guest says of the hundred reads of its request.
+
+use std::{
+    error::Error,
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "usage: plain-data redis ADDRESS MS | plain-data sqlite FILE SCRIPT MS";
+const WARM_UP: Duration = Duration::from_secs(1);
+/// As many as the guest reads in one request.
+const GETS: u32 = 100;
+
+type Done = Result<(), Box<dyn Error>>;
+
+fn main() -> Done {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["redis", address, ms] => redis(address, duration(ms)?),
+        ["sqlite", file, script, ms] => sqlite(file, script, duration(ms)?),
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn duration(ms: &str) -> Result<Duration, Box<dyn Error>> {
+    Ok(Duration::from_millis(ms.parse().map_err(|_| USAGE)?))
+}
+
+fn redis(address: &str, duration: Duration) -> Done {
+    let mut connection = redis::Client::open(format!("redis://{address}/"))?.get_connection()?;
+    measure(duration, |_| {
+        let value: Option<Vec<u8>> = redis::cmd("GET").arg("k").query(&mut connection)?;
+        black_box(value.ok_or("Redis does not have the key")?);
+        Ok(())
+    })
+}
+
+fn sqlite(file: &str, script: &str, duration: Duration) -> Done {
+    let connection = Connection::open(file)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    if !connection.table_exists(None, "item")? {
+        connection.execute_batch(script)?;
+    }
+    measure(duration, |id| {
+        let mut statement = connection.prepare_cached("SELECT name FROM item WHERE id = ?1")?;
+        black_box(statement.query_row((id,), |row| row.get::<_, String>(0))?);
+        Ok(())
+    })
+}
+
+/// Prints how long one `get` took, in nanoseconds, for each hundred of them.
+fn measure(duration: Duration, mut get: impl FnMut(u32) -> Done) -> Done {
+    let mut hundred = || -> Result<u128, Box<dyn Error>> {
+        let began = Instant::now();
+        (0..GETS).try_for_each(&mut get)?;
+        Ok(began.elapsed().as_nanos() / u128::from(GETS))
+    };
+    let began = Instant::now();
+    while began.elapsed() < WARM_UP {
+        hundred()?;
+    }
+    let mut each = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < duration {
+        each.push(hundred()?);
+    }
+    each.iter().for_each(|nanoseconds| println!("{nanoseconds}"));
+    Ok(())
+}
