@@ -463,6 +463,13 @@ fn nothing_is_deleted_without_being_asked_or_told() {
     assert_eq!(ran.code(), 2);
     ran.says(&["--yes"]);
     assert_eq!(node.get("keepme", "/").ok(), "kept");
+    // Neither is asked for what is not there.
+    let ran = node.cli().run(["delete", "nobody"]);
+    assert_eq!(ran.code(), 2);
+    ran.says(&["--yes"]);
+    let ran = node.cli().run(["delete", "nobody", "--yes"]);
+    assert_eq!(ran.code(), 1);
+    ran.says(&["404 not_found", "there is no app `nobody`; `minnow apps` lists those that there are"]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use minnow_tests::{
     Answer, App, Cli, Connection, Node, Request, eventually, eventually_within, guest, minnow, repository, until, wasm,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 /// How long a change may take to be live. The compiler has a low priority, so beside other work it may wait for minutes.
 const COMPILED: Duration = Duration::from_secs(300);
@@ -200,6 +201,20 @@ fn a_change_is_built_and_a_failing_build_keeps_the_version_before() {
 }
 
 #[test]
+fn a_migration_that_was_edited_after_it_ran_is_told_with_what_to_do() {
+    let app = App::new("edited").code("web", "a.wasm", &wasm::cgi("ok"), "routes = [\"/{*rest}\"]");
+    let app = app.end("[sql.main]\nmigrations = \"migrations\"");
+    app.write("migrations/1.sql", "CREATE TABLE t (a);");
+    let dev = Dev::start(app.path());
+    app.write("migrations/1.sql", "CREATE TABLE t (a, b);");
+    dev.wait_for_print("delete .minnow/sql and start it again", 1);
+    dev.wait_for_print("the version before keeps serving", 1);
+    for part in ["a migration was edited after it had run", "1.sql has run already", "write a new migration"] {
+        assert!(dev.printed().contains(part), "{part}");
+    }
+}
+
+#[test]
 fn the_log_of_the_app_is_in_the_terminal() {
     let app = App::of_guest("chatter", "lab-p2", "");
     let dev = Dev::start(app.path());
@@ -310,6 +325,30 @@ fn the_hono_example_runs_with_its_packages_from_npm() {
     assert_eq!((answer.status, &answer.json()["error"]), (500, &"something went wrong".into()));
     dev.wait_for_print("src/app.ts:", 1);
     dev.wait_for_print("throw new Error(\"this boat leaks\")", 1);
+}
+
+#[test]
+fn the_guestbook_keeps_what_is_written_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&repository().join("examples/guestbook"), dir.path());
+    let sign = |dev: &Dev, body: &str| {
+        let request = Request::get("localhost:1", "/api/entries").method("POST").body(body);
+        Connection::open(dev.http).unwrap().exchange(&request).unwrap().rest().unwrap()
+    };
+    let dev = Dev::start(dir.path());
+    assert!(dev.get("/").ok().contains("<h1>Guestbook</h1>"));
+    assert_eq!(dev.get("/api/entries").json(), json!([]));
+    let signed = sign(&dev, r#"{"name":" Ada ","text":"What a fine fish."}"#);
+    assert_eq!((signed.status, &signed.json()["name"]), (201, &json!("Ada")));
+    assert_eq!(sign(&dev, r#"{"name":"Ada","text":" "}"#).status, 400);
+    assert_eq!(sign(&dev, "no JSON").status, 400);
+    let stats = json!({ "visits": 1, "entries": 1, "writers": [{ "name": "Ada", "entries": 1 }] });
+    assert_eq!(dev.get("/api/stats").json(), stats);
+    drop(dev);
+    let dev = Dev::start(dir.path());
+    let entries = dev.get("/api/entries").json();
+    assert_eq!((entries.as_array().unwrap().len(), &entries[0]["text"]), (1, &json!("What a fine fish.")));
+    assert_eq!(dev.get("/api/stats").json()["visits"], 2);
 }
 
 #[test]

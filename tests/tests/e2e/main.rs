@@ -4,6 +4,8 @@
 
 mod cli;
 mod control;
+mod data;
+mod data_faults;
 mod deploy;
 mod dev;
 mod docs;
@@ -23,6 +25,8 @@ mod manifest;
 mod new_app;
 mod observability;
 mod publish;
+mod settings;
+mod stores;
 mod streaming;
 mod warm;
 mod websocket;

@@ -217,12 +217,6 @@ fn layers_count_together_and_code_has_a_bound_of_its_own() {
     node.cli().in_dir(two.path()).fails(["publish"]).says(&["413 too_large", "bundles.max_size"]);
     let code = App::of_guest("code", "lab-p2", "");
     node.cli().in_dir(code.path()).fails(["publish"]).says(&["413 too_large", "`web`", "bundles.max_wasm"]);
-    // One that is refused long before all of it was sent.
-    let large = App::new("large").file("public/a.bin", vec![0; 64 << 20]).end("[static]\n\"/\" = \"public\"");
-    for _ in 0..3 {
-        let ran = node.cli().in_dir(large.path()).fails(["publish"]);
-        ran.says(&["413 too_large", "the blob has 64.0 MiB", "bundles.max_size"]);
-    }
 }
 
 #[test]
