@@ -1,9 +1,6 @@
 //! Deployments: sending traffic to versions, and making sure that their code is compiled first.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt as _;
 use minnow_model::{
@@ -226,7 +223,7 @@ impl Control {
     /// function that cannot be loaded.
     pub(crate) async fn check_js(&self, tenant: &Tenant, config: &BundleConfig) -> Result<(), ControlError> {
         let settings = self.registry.settings(tenant, &config.app).await?;
-        let specs: Vec<FunctionSpec> = self.builder.specs(tenant, config, &BTreeSet::new(), &settings)?;
+        let specs: Vec<FunctionSpec> = self.builder.specs(tenant, config, &BTreeMap::new(), &settings)?;
         let specs = specs.into_iter().filter(|spec| matches!(spec.code, FunctionCode::Js { .. }));
         let checks = specs.map(|spec| async move {
             let (name, secrets) = (spec.function.clone(), spec.secrets.clone());
@@ -309,7 +306,7 @@ fn check_shares(row: &LiveRow) -> Result<(), ControlError> {
 fn missing_shares(row: &LiveRow) -> impl Iterator<Item = String> {
     let missing = row
         .foreign_grants()
-        .filter(|(_, kind, owner, grant)| !row.shared.contains(&(*kind, (*owner).clone(), grant.store.clone())));
+        .filter(|(_, kind, owner, grant)| !row.shared.contains_key(&(*kind, (*owner).clone(), grant.store.clone())));
     let app = &row.config.app;
     missing.map(move |(function, kind, owner, grant)| {
         format!(

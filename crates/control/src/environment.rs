@@ -127,8 +127,8 @@ pub(crate) fn hidden_by(rows: &[LiveRow], variable: &VariableName) -> Vec<String
             let grants = &function.grants;
             // In WebAssembly stores and locks have no variables.
             let is_js = matches!(function.code, BundledCode::Js { .. });
-            let stores = [StoreKind::Kv, StoreKind::Sql].into_iter().filter(|_| is_js).flat_map(|kind| {
-                let grants = grants.stores(kind).iter().filter(|grant| grant.variable() == variable.as_str());
+            let stores = StoreKind::ALL.into_iter().filter(|_| is_js).flat_map(|kind| {
+                let grants = grants.stores(kind).filter(|grant| grant.variable() == variable.as_str());
                 grants.map(move |grant| format!("the {kind} store `{}`", grant.name()))
             });
             let locks = (is_js && grants.locks && variable.as_str() == LOCKS).then(|| "the app's locks".into());
@@ -210,6 +210,8 @@ mod tests {
                     sticky: None,
                     kv: Default::default(),
                     sql: Default::default(),
+                    blob: Default::default(),
+                    volumes: Default::default(),
                     locks: false,
                 },
                 shared: Default::default(),

@@ -77,8 +77,11 @@ impl Builder {
     pub(crate) fn is_used(&self, tenant: &Tenant, owner: &AppName) -> bool {
         let all = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter_map(Weak::upgrade).any(|granted| {
-            let mut stores = granted.kv.values().chain(granted.sql.values()).map(|granted| &granted.store);
-            stores.any(|store| (&store.tenant, &store.app) == (tenant, owner))
+            let mut stores = StoreKind::ALL.into_iter().flat_map(|kind| granted.of(kind).values());
+            stores.any(|granted| {
+                let store = &granted.store;
+                (&store.tenant, &store.app) == (tenant, owner)
+            })
         })
     }
 
@@ -141,7 +144,7 @@ impl Builder {
         &self,
         tenant: &Tenant,
         config: &BundleConfig,
-        shared: &BTreeSet<SharedStore>,
+        shared: &BTreeMap<SharedStore, u64>,
         settings: &Settings,
     ) -> Result<Vec<FunctionSpec>, ControlError> {
         let BundleConfig { app, version, functions, .. } = config;
@@ -162,7 +165,7 @@ impl Builder {
                     [] => Arc::clone(&self.no_egress),
                     rules => rules.into(),
                 },
-                granted: self.granted(tenant, app, &function.grants, shared),
+                granted: self.granted(tenant, config, &function.grants, shared),
                 instances: function.instances,
                 limits: function.limits,
             })
@@ -172,20 +175,38 @@ impl Builder {
 
     /// The stores that a function may use: its app's own, and those of other apps that are shared with it now. One that is not
     /// is left out, so that the function is told so when it asks for it.
-    fn granted(&self, tenant: &Tenant, app: &AppName, grants: &Grants, shared: &BTreeSet<SharedStore>) -> Arc<Granted> {
+    fn granted(
+        &self,
+        tenant: &Tenant,
+        config: &BundleConfig,
+        grants: &Grants,
+        shared: &BTreeMap<SharedStore, u64>,
+    ) -> Arc<Granted> {
         let of_kind = |kind: StoreKind| -> BTreeMap<String, GrantedStore> {
-            let is_shared = |owner: &AppName, store| shared.contains(&(kind, owner.clone(), store));
-            let grants = grants.stores(kind).iter();
-            let open =
-                grants.filter(|grant| grant.app.as_ref().is_none_or(|owner| is_shared(owner, grant.store.clone())));
-            open.map(|grant| {
-                let app = grant.app.as_ref().unwrap_or(app).clone();
-                let store = StoreId { tenant: tenant.clone(), app, name: grant.store.clone() };
-                (grant.name(), GrantedStore { store, read_only: grant.read_only, variable: grant.variable() })
-            })
-            .collect()
+            let open = grants.stores(kind).filter_map(|grant| {
+                let size_bytes = match &grant.app {
+                    None => config.size_bytes(kind, &grant.store).unwrap_or_default(),
+                    Some(owner) => *shared.get(&(kind, owner.clone(), grant.store.clone()))?,
+                };
+                let app = grant.app.as_ref().unwrap_or(&config.app).clone();
+                let granted = GrantedStore {
+                    store: StoreId { tenant: tenant.clone(), app, name: grant.store.clone() },
+                    read_only: grant.read_only,
+                    variable: grant.variable(),
+                    size_bytes,
+                    mount: grants.mount(grant).cloned(),
+                };
+                Some((grant.name(), granted))
+            });
+            open.collect()
         };
-        let granted = Granted { kv: of_kind(StoreKind::Kv), sql: of_kind(StoreKind::Sql), locks: grants.locks };
+        let granted = Granted {
+            kv: of_kind(StoreKind::Kv),
+            sql: of_kind(StoreKind::Sql),
+            blob: of_kind(StoreKind::Blob),
+            files: of_kind(StoreKind::Files),
+            locks: grants.locks,
+        };
         if granted.is_empty() {
             return Arc::clone(&self.no_grants);
         }

@@ -174,9 +174,8 @@ impl Control {
         self.registry.app(tenant, app).await?;
         let mut stores = self.stores_on_disk(tenant, app).await?;
         for row in self.registry.live(tenant, app).await? {
-            let kv = row.config.kv.into_keys().map(|name| (StoreKind::Kv, name));
-            let sql = row.config.sql.into_keys().map(|name| (StoreKind::Sql, name));
-            for (kind, name) in kv.chain(sql) {
+            let of_kind = |kind| row.config.stores(kind).into_iter().map(move |name| (kind, name.clone()));
+            for (kind, name) in StoreKind::ALL.into_iter().flat_map(of_kind) {
                 match stores.iter_mut().find(|store| store.kind == kind && store.name == name) {
                     Some(store) => store.declared = true,
                     None => stores.push(StoreUsage { kind, name, bytes: 0, declared: true }),

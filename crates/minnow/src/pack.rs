@@ -123,6 +123,8 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
         sticky: manifest.sticky.clone(),
         kv: manifest.kv.clone(),
         sql,
+        blob: manifest.blob.clone(),
+        volumes: manifest.volumes.clone(),
         locks: manifest.locks,
     };
     Ok(packer.finish(config)?)

@@ -15,7 +15,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, Digest, EgressRule, FunctionName, Grants, KvStore, Limits, RoutePattern, StoreName,
+    AppName, BlobStore, Digest, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, StoreKind,
+    StoreName,
     manifest::{Instances, Sticky},
 };
 
@@ -66,12 +67,46 @@ pub struct BundleConfig {
     pub kv: BTreeMap<StoreName, KvStore>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub sql: BTreeMap<StoreName, BundledSql>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub blob: BTreeMap<StoreName, BlobStore>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub volumes: BTreeMap<StoreName, FilesStore>,
     /// Whether the app has locks.
     #[serde(skip_serializing_if = "is_false", default)]
     pub locks: bool,
 }
 
 impl BundleConfig {
+    /// The stores of a kind that the version declares.
+    pub fn stores(&self, kind: StoreKind) -> Vec<&StoreName> {
+        match kind {
+            StoreKind::Kv => self.kv.keys().collect(),
+            StoreKind::Sql => self.sql.keys().collect(),
+            StoreKind::Blob => self.blob.keys().collect(),
+            StoreKind::Files => self.volumes.keys().collect(),
+        }
+    }
+
+    /// The apps that may use a store; `None` where the version does not declare it.
+    pub fn share(&self, kind: StoreKind, store: &StoreName) -> Option<&[AppName]> {
+        match kind {
+            StoreKind::Kv => self.kv.get(store).map(|store| store.share.as_slice()),
+            StoreKind::Sql => self.sql.get(store).map(|store| store.share.as_slice()),
+            StoreKind::Blob => self.blob.get(store).map(|store| store.share.as_slice()),
+            StoreKind::Files => self.volumes.get(store).map(|store| store.share.as_slice()),
+        }
+    }
+
+    /// The most bytes that the version gives a bucket or a volume. `None` for a store of another kind, whose bound is the same
+    /// for all, and for one that it does not declare.
+    pub fn size_bytes(&self, kind: StoreKind, store: &StoreName) -> Option<u64> {
+        match kind {
+            StoreKind::Kv | StoreKind::Sql => None,
+            StoreKind::Blob => self.blob.get(store).map(|store| store.size_bytes),
+            StoreKind::Files => self.volumes.get(store).map(|store| store.size_bytes),
+        }
+    }
+
     /// Every migration, with its store.
     pub fn migrations(&self) -> impl Iterator<Item = (&StoreName, &BundledMigration)> {
         self.sql.iter().flat_map(|(name, store)| store.migrations.iter().map(move |migration| (name, migration)))

@@ -29,6 +29,8 @@ egress = ["https://api.example.com", "*.example.org"]
 instances = "fresh"
 kv = ["sessions", "shop/catalog:ro"]
 sql = ["main"]
+blob = ["uploads:ro"]
+files = { data = "/data", "shop/media:ro" = "/media" }
 locks = true
 secrets = ["STRIPE_KEY"]
 [functions.api.limits]
@@ -44,6 +46,11 @@ instances = "reuse"
 share = ["other-app"]
 [sql.main]
 migrations = "migrations"
+[blob.uploads]
+size = "10GiB"
+[files.data]
+size = "1GiB"
+share = ["other-app"]
 [lock]
 "#;
 
@@ -287,6 +294,8 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
         sticky: parsed.sticky,
         kv: parsed.kv,
         sql: sql.collect(),
+        blob: parsed.blob,
+        volumes: parsed.volumes,
         locks: parsed.locks,
     };
     let json = serde_json::to_string(&config).unwrap();

@@ -30,14 +30,23 @@ pub enum StoreKind {
     Kv,
     /// A SQLite database.
     Sql,
+    /// A bucket of blobs.
+    Blob,
+    /// A volume of files.
+    Files,
 }
 
 impl StoreKind {
-    /// The key of the manifest, and of a grant: `kv`, `sql`.
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 4] = [Self::Kv, Self::Sql, Self::Blob, Self::Files];
+
+    /// The key of the manifest, and of a grant: `kv`, `sql`, `blob`, `files`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kv => "kv",
             Self::Sql => "sql",
+            Self::Blob => "blob",
+            Self::Files => "files",
         }
     }
 }
@@ -240,6 +249,11 @@ pub struct Grants {
     pub kv: Vec<StoreGrant>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub sql: Vec<StoreGrant>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub blob: Vec<StoreGrant>,
+    /// Volumes, each with the folder under which the function finds it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub files: Vec<Mount>,
     /// The app's locks.
     #[serde(skip_serializing_if = "is_false", default)]
     pub locks: bool,
@@ -254,15 +268,99 @@ impl Grants {
 
     /// How many things are granted.
     pub fn count(&self) -> usize {
-        self.kv.len() + self.sql.len() + usize::from(self.locks) + self.secrets.len()
+        let stores = self.kv.len() + self.sql.len() + self.blob.len() + self.files.len();
+        stores + usize::from(self.locks) + self.secrets.len()
     }
 
     /// The stores of one kind.
-    pub fn stores(&self, kind: StoreKind) -> &[StoreGrant] {
-        match kind {
-            StoreKind::Kv => &self.kv,
-            StoreKind::Sql => &self.sql,
+    pub fn stores(&self, kind: StoreKind) -> impl Iterator<Item = &StoreGrant> {
+        let (grants, mounts): (&[StoreGrant], &[Mount]) = match kind {
+            StoreKind::Kv => (&self.kv, &[]),
+            StoreKind::Sql => (&self.sql, &[]),
+            StoreKind::Blob => (&self.blob, &[]),
+            StoreKind::Files => (&[], &self.files),
+        };
+        grants.iter().chain(mounts.iter().map(|mount| &mount.volume))
+    }
+
+    /// Where the function finds a volume; `None` for one that it is not granted.
+    pub fn mount(&self, volume: &StoreGrant) -> Option<&MountPath> {
+        self.files.iter().find(|mount| mount.volume == *volume).map(|mount| &mount.path)
+    }
+}
+
+/// A volume that a function is granted, and where it finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    pub volume: StoreGrant,
+    pub path: MountPath,
+}
+
+/// The longest path of a mount, in bytes.
+pub const MAX_MOUNT_BYTES: usize = 255;
+
+/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/tmp`
+/// nor in that.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct MountPath(Arc<str>);
+
+impl MountPath {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether one of the two is in the other, or is the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_in = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        is_in(&self.0, &other.0) || is_in(&other.0, &self.0)
+    }
+}
+
+impl FromStr for MountPath {
+    type Err = GrantError;
+
+    fn from_str(text: &str) -> Result<Self, GrantError> {
+        let refuse = |reason: &str| GrantError {
+            reason: format!("`{}` is no folder for a volume: {reason}", text.escape_debug()),
+            remedy: "write an absolute path such as `/data`".into(),
+        };
+        if text.len() > MAX_MOUNT_BYTES {
+            return Err(GrantError {
+                reason: format!("the folder of a volume has {} bytes, the most is {MAX_MOUNT_BYTES}", text.len()),
+                remedy: "write a shorter path such as `/data`".into(),
+            });
         }
+        let Some(parts) = text.strip_prefix('/') else { return Err(refuse("it does not begin with `/`")) };
+        if parts.is_empty() {
+            return Err(refuse("it is the root"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(refuse("it has a control character"));
+        }
+        if parts.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(refuse("a part of it is empty, `.` or `..`"));
+        }
+        if parts.split('/').next() == Some("tmp") {
+            return Err(refuse("`/tmp` is the sandbox's own"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for MountPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for MountPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -292,6 +390,35 @@ pub struct KvStore {
     /// The apps whose functions may be granted it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub share: Vec<AppName>,
+}
+
+/// The bytes of a bucket, unless its manifest says otherwise.
+pub const DEFAULT_BLOB_BYTES: u64 = 10 << 30;
+/// The bytes of a volume, unless its manifest says otherwise.
+pub const DEFAULT_FILES_BYTES: u64 = 1 << 30;
+/// The least and the most bytes that a manifest can give a bucket or a volume.
+pub const STORE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
+
+/// One bucket of blobs of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobStore {
+    /// The apps whose functions may be granted it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub share: Vec<AppName>,
+    /// The most that its blobs take together.
+    pub size_bytes: u64,
+}
+
+/// One volume of files of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesStore {
+    /// The apps whose functions may be granted it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub share: Vec<AppName>,
+    /// The most that its files take together.
+    pub size_bytes: u64,
 }
 
 /// One SQL store of an app, as the manifest declares it.

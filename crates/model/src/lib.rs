@@ -27,7 +27,9 @@ pub use bundle::{BundleConfig, BundledCode, BundledFile, BundledFunction, Bundle
 pub use deployment::{Deployment, Share};
 pub use digest::Digest;
 pub use egress::EgressRule;
-pub use grant::{Grants, KvStore, SqlStore, StoreGrant, StoreId, StoreKind, VariableName};
+pub use grant::{
+    BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, SqlStore, StoreGrant, StoreId, StoreKind, VariableName,
+};
 pub use limits::{LimitCaps, Limits};
 pub use log::{Level, LogLine, LogSource};
 pub use manifest::Manifest;

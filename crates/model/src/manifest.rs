@@ -17,7 +17,10 @@ use std::collections::BTreeMap;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, EgressRule, FunctionName, Grants, KvStore, Limits, RoutePattern, SqlStore, StoreName};
+use crate::{
+    AppName, BlobStore, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, SqlStore,
+    StoreName,
+};
 
 pub use keys::{KeyDoc, TableDoc, reference, reference_markdown};
 pub use mistake::{MAX_MISTAKES, ManifestErrors, Mistake};
@@ -69,6 +72,9 @@ pub struct Manifest {
     pub sticky: Option<Sticky>,
     pub kv: BTreeMap<StoreName, KvStore>,
     pub sql: BTreeMap<StoreName, SqlStore>,
+    pub blob: BTreeMap<StoreName, BlobStore>,
+    /// `[files.NAME]`.
+    pub volumes: BTreeMap<StoreName, FilesStore>,
     /// Whether the app has locks: `[lock]` is there.
     pub locks: bool,
 }

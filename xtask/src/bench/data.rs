@@ -10,7 +10,10 @@ mod redis;
 pub(crate) mod sql;
 pub(crate) mod stores;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -47,7 +50,9 @@ fn value() -> String {
 }
 
 /// Sends requests, one after the other, that each make a hundred gets. They answer `expected`, and how long one took.
-fn timed_gets(setup: &Setup, client: &mut Client, path: &str, expected: (&str, u64)) -> Result<Gets> {
+fn timed_gets(setup: &Setup, server: SocketAddr, path: &str, expected: (&str, u64)) -> Result<Gets> {
+    // A connection of its own: one that waits for its turn is closed.
+    let mut client = Client::connect(server)?;
     let path = format!("{path}n={GETS}");
     let mut one = || -> Result<Duration> {
         let answer = answer_of(client.get("127.0.0.1", &path, "")).with_context(|| path.clone())?;

@@ -41,7 +41,7 @@ pub struct LiveRow {
     pub weight: u8,
     pub config: BundleConfig,
     /// What other apps share of what the version is granted.
-    pub shared: BTreeSet<SharedStore>,
+    pub shared: BTreeMap<SharedStore, u64>,
     /// The app's, the same for all of its versions.
     pub settings: Arc<Settings>,
 }
@@ -75,38 +75,48 @@ impl LiveRow {
 fn foreign_grants(config: &BundleConfig) -> impl Iterator<Item = (&FunctionName, StoreKind, &AppName, &StoreGrant)> {
     config.functions.iter().flat_map(|(name, function)| {
         let of_kind = move |kind| {
-            let grants = function.grants.stores(kind).iter();
+            let grants = function.grants.stores(kind);
             grants.filter_map(move |grant| Some((name, kind, grant.app.as_ref()?, grant)))
         };
-        [StoreKind::Kv, StoreKind::Sql].into_iter().flat_map(of_kind)
+        StoreKind::ALL.into_iter().flat_map(of_kind)
     })
 }
 
-/// What the live versions of other apps share with this one, of what it is granted. While an app has several, one that shares
+/// What the live versions of other apps share with this one, of what it is granted, with the most bytes of each bucket and
+/// volume (0 for other kinds). While an app has several, one that shares
 /// a store is enough: a canary neither opens nor shuts it by chance.
 fn shared(
     connection: &Connection,
     tenant: &Tenant,
     version: &BundleConfig,
-) -> Result<BTreeSet<SharedStore>, ControlError> {
+) -> Result<BTreeMap<SharedStore, u64>, ControlError> {
     let wanted: BTreeSet<SharedStore> =
         foreign_grants(version).map(|(_, kind, app, grant)| (kind, app.clone(), grant.store.clone())).collect();
     let owners: BTreeSet<&AppName> = wanted.iter().map(|(_, app, _)| app).collect();
-    let mut shared = BTreeSet::new();
+    let mut shared = BTreeMap::new();
     for owner in owners {
         for share in live(connection, tenant, owner)?.map(|live| live.shares).unwrap_or_default() {
             let Some(config) = config(connection, tenant, owner, &share.version)? else { continue };
             let is_shared = |(kind, _, store): &&SharedStore| {
-                let apps = match kind {
-                    StoreKind::Kv => config.kv.get(store).map(|store| &store.share),
-                    StoreKind::Sql => config.sql.get(store).map(|store| &store.share),
-                };
-                apps.is_some_and(|apps| apps.contains(&version.app))
+                config.share(*kind, store).is_some_and(|apps| apps.contains(&version.app))
             };
-            shared.extend(wanted.iter().filter(|(_, app, _)| app == owner).filter(is_shared).cloned());
+            for found in wanted.iter().filter(|(_, app, _)| app == owner).filter(is_shared) {
+                let bytes = config.size_bytes(found.0, &found.2).unwrap_or_default();
+                // While an app has two versions, the larger bound counts for others.
+                let most = shared.entry(found.clone()).or_default();
+                *most = bytes.max(*most);
+            }
         }
     }
     Ok(shared)
+}
+
+/// Under which key of a version's config its stores of a kind are. `files` has its static files.
+fn key_of(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::Files => "volumes",
+        kind => kind.as_str(),
+    }
 }
 
 fn cause_text(cause: Cause) -> &'static str {
@@ -385,7 +395,7 @@ impl Registry {
         kind: StoreKind,
         store: &StoreName,
     ) -> Result<bool, ControlError> {
-        let (tenant, app, path) = (tenant.clone(), app.clone(), format!("$.{}.\"{store}\"", kind.as_str()));
+        let (tenant, app, path) = (tenant.clone(), app.clone(), format!("$.{}.\"{store}\"", key_of(kind)));
         self.database
             .read(move |connection| {
                 require_app(connection, &tenant, &app)?;

@@ -240,6 +240,8 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         sticky: None,
         kv: Default::default(),
         sql: Default::default(),
+        blob: Default::default(),
+        volumes: Default::default(),
         locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();
@@ -266,6 +268,8 @@ fn with_migration(version: &str, sql: &[u8], media_type: &str) -> Bundle {
         sticky: None,
         kv: Default::default(),
         sql: [("main".parse().unwrap(), store)].into(),
+        blob: Default::default(),
+        volumes: Default::default(),
         locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();

@@ -96,6 +96,8 @@ fn bundle(app: &str, version: &str, page: &str) -> Bundle {
         sticky: None,
         kv: BTreeMap::new(),
         sql: BTreeMap::new(),
+        blob: BTreeMap::new(),
+        volumes: BTreeMap::new(),
         locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();

@@ -43,6 +43,8 @@ fn bundle(app: &str, version: &str, migrations: &[(&str, &str)]) -> Bundle {
         sticky: None,
         kv: [("sessions".parse().unwrap(), KvStore::default())].into(),
         sql: [("main".parse().unwrap(), store)].into(),
+        blob: Default::default(),
+        volumes: Default::default(),
         locks: false,
     };
     let config = serde_json::to_vec(&config).unwrap();
@@ -84,9 +86,12 @@ impl Node {
             sticky: None,
             kv: BTreeMap::new(),
             sql: BTreeMap::new(),
+            blob: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             locks: false,
         };
-        let shared = [(minnow_model::StoreKind::Kv, "shop".parse().unwrap(), "sessions".parse().unwrap())].into();
+        let shared = [(minnow_model::StoreKind::Kv, "shop".parse().unwrap(), "sessions".parse().unwrap())];
+        let shared = shared.into_iter().map(|store| (store, 0)).collect();
         self.control().builder.specs(&Default::default(), &config, &shared, &Settings::default()).unwrap()
     }
 

@@ -198,6 +198,8 @@ mod tests {
             sticky: None,
             kv: BTreeMap::new(),
             sql: BTreeMap::new(),
+            blob: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             locks: false,
         }
     }

@@ -6,24 +6,29 @@ use super::{
     BundleConfig, BundledMigration, MAX_APP_MIGRATIONS, MAX_MIGRATION_BYTES, MAX_MIGRATIONS, MIGRATION_TYPE, OciBundle,
 };
 use crate::{
-    AppName, BundledFunction, FunctionName, StoreKind,
-    grant::{LOCKS_VARIABLE, clashes},
+    AppName, BundledCode, BundledFunction, FunctionName, StoreKind,
+    grant::{LOCKS_VARIABLE, STORE_BYTES, clashes},
     manifest::{MAX_GRANTS, MAX_SHARES, MAX_STORES},
 };
 
 impl BundleConfig {
     /// Counts, shares, migrations, and that every grant names a store that is declared, or another app's.
     pub(super) fn check_stores(&self, messages: &mut Vec<String>) {
-        for (kind, count) in [(StoreKind::Kv, self.kv.len()), (StoreKind::Sql, self.sql.len())] {
-            if count > MAX_STORES {
-                messages.push(format!("the version has {count} {kind} stores, the most is {MAX_STORES}"));
+        for kind in StoreKind::ALL {
+            let names = self.stores(kind);
+            if names.len() > MAX_STORES {
+                messages.push(format!("the version has {} {kind} stores, the most is {MAX_STORES}", names.len()));
             }
-        }
-        let kv = self.kv.iter().map(|(name, store)| (StoreKind::Kv, name, &store.share));
-        let sql = self.sql.iter().map(|(name, store)| (StoreKind::Sql, name, &store.share));
-        for (kind, name, share) in kv.take(MAX_STORES).chain(sql.take(MAX_STORES)) {
-            if let Some(mistake) = self.share_mistake(share) {
-                messages.push(format!("the {kind} store `{name}`: {mistake}"));
+            for name in names.into_iter().take(MAX_STORES) {
+                if let Some(mistake) = self.share(kind, name).and_then(|share| self.share_mistake(share)) {
+                    messages.push(format!("the {kind} store `{name}`: {mistake}"));
+                }
+                if let Some(bytes) = self.size_bytes(kind, name).filter(|bytes| !STORE_BYTES.contains(bytes)) {
+                    let (least, most) = (STORE_BYTES.start(), STORE_BYTES.end());
+                    messages.push(format!(
+                        "the {kind} store `{name}`: its size is {bytes} bytes; it is from {least} to {most}"
+                    ));
+                }
             }
         }
         for (name, store) in self.sql.iter().take(MAX_STORES) {
@@ -58,22 +63,28 @@ impl BundleConfig {
             return;
         }
         let mut variables = Vec::new();
-        for kind in [StoreKind::Kv, StoreKind::Sql] {
+        for kind in StoreKind::ALL {
             let mut known = BTreeSet::new();
             for grant in grants.stores(kind) {
-                let is_declared = match kind {
-                    StoreKind::Kv => self.kv.contains_key(&grant.store),
-                    StoreKind::Sql => self.sql.contains_key(&grant.store),
-                };
+                let is_declared = self.share(kind, &grant.store).is_some();
                 if grant.app.as_ref() == Some(&self.app) {
                     refuse(format!("`{kind}`: `{grant}` is a store of this app; write `{}`", grant.store));
                 } else if grant.app.is_none() && !is_declared {
                     refuse(format!("`{kind}`: the app has no {kind} store `{}`", grant.store));
                 } else if !known.insert(grant.name()) {
                     refuse(format!("`{kind}`: the store `{}` stands twice", grant.name()));
-                } else {
+                } else if kind != StoreKind::Files {
                     variables.push((grant.variable(), grant.called(kind)));
                 }
+            }
+        }
+        if matches!(function.code, BundledCode::Js { .. }) && !grants.files.is_empty() {
+            refuse("`files`: only WebAssembly has volumes".into());
+        }
+        for (at, mount) in grants.files.iter().enumerate() {
+            let mut before = grants.files.iter().take(at);
+            if let Some(other) = before.find(|other| other.path.overlaps(&mount.path)) {
+                refuse(format!("`files`: `{}` and `{}` overlap", other.path, mount.path));
             }
         }
         if grants.locks {
@@ -184,13 +195,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        BundledCode, BundledSql, Digest, Grants, KvStore, LimitCaps, Limits, StoreGrant, StoreName, Version,
+        BlobStore, BundledCode, BundledSql, Digest, FilesStore, Grants, KvStore, LimitCaps, Limits, Mount, StoreGrant,
+        StoreName, Version,
         bundle::{FILE_TYPE, Layer},
         manifest::Instances,
     };
 
     fn names<T: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<T> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn mount(volume: &str, path: &str) -> Mount {
+        Mount { volume: volume.parse().unwrap(), path: path.parse().unwrap() }
     }
 
     fn migration(name: &str) -> BundledMigration {
@@ -209,6 +225,8 @@ mod tests {
             grants: Grants {
                 kv: names(&["sessions", "shop/sessions:ro", "shop/order-log"]),
                 sql: names(&["main"]),
+                blob: names(&["uploads"]),
+                files: vec![mount("data:ro", "/data")],
                 locks: true,
                 secrets: names(&["STRIPE_KEY"]),
             },
@@ -222,7 +240,9 @@ mod tests {
             files: BTreeMap::new(),
             sticky: None,
             kv: [("sessions".parse().unwrap(), KvStore { share: share.clone() })].into(),
-            sql: [("main".parse().unwrap(), BundledSql { share, migrations })].into(),
+            sql: [("main".parse().unwrap(), BundledSql { share: share.clone(), migrations })].into(),
+            blob: [("uploads".parse().unwrap(), BlobStore { share, size_bytes: 10 << 30 })].into(),
+            volumes: [("data".parse().unwrap(), FilesStore { share: Vec::new(), size_bytes: 1 << 30 })].into(),
             locks: true,
         }
     }
@@ -244,6 +264,7 @@ mod tests {
     fn a_config_without_stores_is_written_as_before_there_were_any() {
         let mut config = config();
         (config.kv, config.sql, config.locks) = (BTreeMap::new(), BTreeMap::new(), false);
+        (config.blob, config.volumes) = (BTreeMap::new(), BTreeMap::new());
         for function in config.functions.values_mut() {
             function.grants = Grants::default();
         }

@@ -95,6 +95,20 @@ pub(super) static APP: TableDoc = TableDoc {
             example: "[sql.main]",
         },
         KeyDoc {
+            key: "blob",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each bucket of blobs of the app, under its name as for `kv`. At most 100.",
+            example: "[blob.uploads]",
+        },
+        KeyDoc {
+            key: "files",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each volume of files of the app, under its name as for `kv`. At most 100.",
+            example: "[files.data]",
+        },
+        KeyDoc {
             key: "lock",
             kind: "table",
             default: Some("none"),
@@ -200,7 +214,7 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
                       name this app in its `share`. `:ro` after it lets the function only read. In JavaScript the store is \
                       found in `env` under its name in upper case, with `_` for `-` and `/`: `order-log` is `env.ORDER_LOG`, \
                       `shop/catalog` is `env.SHOP_CATALOG`. These names, those of `env` and those of `secrets` have to \
-                      differ. `kv`, `sql`, `locks` and `secrets` are at most 100 grants together. Nothing by default, so that \
+                      differ. `kv`, `sql`, `blob`, `files`, `locks` and `secrets` are at most 100 grants together. Nothing by default, so that \
                       code reaches only what it needs.",
             example: r#"kv = ["sessions", "shop/catalog:ro"]"#,
         },
@@ -210,6 +224,20 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             default: Some("[]"),
             meaning: "The SQL stores that the function reaches, written as in `kv`.",
             example: r#"sql = ["main"]"#,
+        },
+        KeyDoc {
+            key: "blob",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The buckets that the function reaches, written as in `kv`.",
+            example: r#"blob = ["uploads"]"#,
+        },
+        KeyDoc {
+            key: "files",
+            kind: "table",
+            default: Some("none"),
+            meaning: "The volumes that the function, one of WebAssembly, finds in its file system: their names, written as in                       `kv`, and for each an absolute path of its own, up to 255 bytes, not in `/tmp`. A name with `/` or `:`                       is quoted.",
+            example: r#"files = { data = "/data" }"#,
         },
         KeyDoc {
             key: "locks",
@@ -335,12 +363,35 @@ pub(super) static SQL: TableDoc = TableDoc {
     ],
 };
 
+/// The bound of a bucket or a volume.
+const fn size(default: &'static str, example: &'static str) -> KeyDoc {
+    KeyDoc {
+        key: "size",
+        kind: "size",
+        default: Some(default),
+        meaning: "The most bytes that it takes, 1 MiB to 1 TiB. What is there when it is made smaller stays.",
+        example,
+    }
+}
+
+pub(super) static BLOB: TableDoc = TableDoc {
+    header: "[blob.NAME]",
+    meaning: "One bucket of blobs. The table may be empty.",
+    keys: &[size(r#""10GiB""#, r#"size = "10GiB""#), SHARE],
+};
+
+pub(super) static FILES: TableDoc = TableDoc {
+    header: "[files.NAME]",
+    meaning: "One volume of files. The table may be empty.",
+    keys: &[size(r#""1GiB""#, r#"size = "1GiB""#), SHARE],
+};
+
 pub(super) static LOCK: TableDoc =
     TableDoc { header: "[lock]", meaning: "The app has locks. The table is empty.", keys: &[] };
 
 /// Every table of the manifest, in the order of the reference.
-pub fn reference() -> [&'static TableDoc; 7] {
-    [&APP, &STICKY, &FUNCTION, &LIMITS, &KV, &SQL, &LOCK]
+pub fn reference() -> [&'static TableDoc; 9] {
+    [&APP, &STICKY, &FUNCTION, &LIMITS, &KV, &SQL, &BLOB, &FILES, &LOCK]
 }
 
 /// A manifest that has every key.

@@ -186,6 +186,8 @@ impl Reader {
             sticky,
             kv: stores.kv,
             sql: stores.sql,
+            blob: stores.blob,
+            volumes: stores.volumes,
             locks: stores.locks,
         };
         Some((manifest, places))
@@ -338,6 +340,12 @@ impl Reader {
             None => Limits::default(),
         };
         let grants = self.grants((name, at.name), fields, stores);
+        if code.as_ref().is_some_and(Code::is_js)
+            && let Some(field) = fields.get("files")
+        {
+            let message = "`files` of a function in JavaScript: only WebAssembly has volumes";
+            self.refuse(field.value.span, message, "grant it a bucket instead, as `blob = [\"NAME\"]`");
+        }
         Some(Function {
             code: code?,
             build,

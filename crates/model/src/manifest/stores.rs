@@ -11,8 +11,11 @@ use super::{
     read::{Field, Fields, Reader},
 };
 use crate::{
-    AppName, Grants, KvStore, SqlStore, StoreGrant, StoreKind, StoreName, VariableName,
-    grant::{GrantError, LOCKS_VARIABLE, clashes, remedy_for_variable},
+    AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, SqlStore, StoreGrant, StoreKind, StoreName,
+    VariableName,
+    grant::{
+        DEFAULT_BLOB_BYTES, DEFAULT_FILES_BYTES, GrantError, LOCKS_VARIABLE, STORE_BYTES, clashes, remedy_for_variable,
+    },
     name::{NameError, remedy_for_name},
 };
 
@@ -20,11 +23,12 @@ use crate::{
 pub(super) struct Stores<'v> {
     pub kv: BTreeMap<StoreName, KvStore>,
     pub sql: BTreeMap<StoreName, SqlStore>,
+    pub blob: BTreeMap<StoreName, BlobStore>,
+    pub volumes: BTreeMap<StoreName, FilesStore>,
     pub locks: bool,
     /// The app, when its name could be read.
     app: Option<AppName>,
-    named_kv: Named<'v>,
-    named_sql: Named<'v>,
+    named: BTreeMap<StoreKind, Named<'v>>,
 }
 
 /// The names of the stores of a kind as they stand there, also of those that are not right. `None` where that could not be
@@ -32,15 +36,12 @@ pub(super) struct Stores<'v> {
 type Named<'v> = Option<Vec<&'v str>>;
 
 impl Stores<'_> {
-    fn named(&self, kind: StoreKind) -> &Named<'_> {
-        match kind {
-            StoreKind::Kv => &self.named_kv,
-            StoreKind::Sql => &self.named_sql,
-        }
+    fn named(&self, kind: StoreKind) -> Option<&Vec<&str>> {
+        self.named.get(&kind)?.as_ref()
     }
 
     fn has(&self, kind: StoreKind, store: &StoreName) -> bool {
-        self.named(kind).as_ref().is_none_or(|names| names.contains(&store.as_str()))
+        self.named(kind).is_none_or(|names| names.contains(&store.as_str()))
     }
 
     /// Why a store cannot be granted, with the remedy.
@@ -55,15 +56,16 @@ impl Stores<'_> {
             _ => return None,
         }
         let message = format!("the app has no {kind} store `{store}`");
-        let other = match kind {
-            StoreKind::Kv => StoreKind::Sql,
-            StoreKind::Sql => StoreKind::Kv,
-        };
-        if self.named(other).as_ref().is_some_and(|names| names.contains(&store.as_str())) {
-            return Some((message, format!("it is a {other} store: write `{other} = [\"{written}\"]`")));
+        let has = |other: &StoreKind| self.named(*other).is_some_and(|names| names.contains(&store.as_str()));
+        if let Some(other) = StoreKind::ALL.into_iter().find(has) {
+            let line = match other {
+                StoreKind::Files => format!("files = {{ {} = \"/data\" }}", key_of(&written)),
+                _ => format!("{other} = [\"{written}\"]"),
+            };
+            return Some((message, format!("it is a {other} store: write `{line}`")));
         }
         // A long key is no typing error, and the distance costs the product of both lengths.
-        let names = self.named(kind).iter().flatten().filter(|name| name.len() <= 63);
+        let names = self.named(kind).into_iter().flatten().filter(|name| name.len() <= 63);
         let nearest = names.map(|name| (strsim::damerau_levenshtein(store.as_str(), name), name)).min();
         let guess = match nearest {
             Some((distance, name)) if distance <= 1 + name.len() / 4 => {
@@ -75,44 +77,65 @@ impl Stores<'_> {
     }
 }
 
+/// A grant as a key of TOML.
+fn key_of(grant: &StoreGrant) -> String {
+    let text = grant.to_string();
+    if text.contains([':', '/']) { format!("\"{text}\"") } else { text }
+}
+
 /// One thing that a function finds in its `env`, with its place.
 type PlacedVariable = (String, (String, Span));
 
 impl Reader {
-    /// `[kv.NAME]`, `[sql.NAME]` and `[lock]`.
+    /// `[kv.NAME]`, `[sql.NAME]`, `[blob.NAME]`, `[files.NAME]` and `[lock]`.
     pub(super) fn stores<'v>(
         &mut self,
         fields: Fields<'v, '_>,
         app: Option<&AppName>,
         places: &mut Places,
     ) -> Stores<'v> {
-        let mut kv = BTreeMap::new();
-        let (named_kv, entries) = self.named(fields, StoreKind::Kv);
-        for (key, span, value) in entries {
-            let (name, fields) = self.store(StoreKind::Kv, key, span, value);
-            let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
-            if let Some(name) = name {
-                kv.insert(name, KvStore { share });
+        let mut stores = Stores {
+            kv: BTreeMap::new(),
+            sql: BTreeMap::new(),
+            blob: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            locks: false,
+            app: app.cloned(),
+            named: BTreeMap::new(),
+        };
+        for kind in StoreKind::ALL {
+            let (named, entries) = self.named(fields, kind);
+            stores.named.insert(kind, named);
+            for (key, span, value) in entries {
+                let (name, fields) = self.store(kind, key, span, value);
+                let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
+                let size = fields.and_then(|fields| fields.get("size"));
+                let size_bytes = size.and_then(|field| self.size(field, *STORE_BYTES.start(), *STORE_BYTES.end()));
+                let field = fields.and_then(|fields| fields.get("migrations"));
+                let migrations = field.and_then(|field| self.migrations(field));
+                let Some(name) = name else { continue };
+                if let Some(field) = field {
+                    places.migrations.insert(name.clone(), field.value.span);
+                }
+                match kind {
+                    StoreKind::Kv => drop(stores.kv.insert(name, KvStore { share })),
+                    StoreKind::Sql => drop(stores.sql.insert(name, SqlStore { share, migrations })),
+                    StoreKind::Blob => {
+                        let size_bytes = size_bytes.unwrap_or(DEFAULT_BLOB_BYTES);
+                        stores.blob.insert(name, BlobStore { share, size_bytes });
+                    }
+                    StoreKind::Files => {
+                        let size_bytes = size_bytes.unwrap_or(DEFAULT_FILES_BYTES);
+                        stores.volumes.insert(name, FilesStore { share, size_bytes });
+                    }
+                }
             }
         }
-        let mut sql = BTreeMap::new();
-        let (named_sql, entries) = self.named(fields, StoreKind::Sql);
-        for (key, span, value) in entries {
-            let (name, fields) = self.store(StoreKind::Sql, key, span, value);
-            let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
-            let field = fields.and_then(|fields| fields.get("migrations"));
-            let migrations = field.and_then(|field| self.migrations(field));
-            let Some(name) = name else { continue };
-            if let Some(field) = field {
-                places.migrations.insert(name.clone(), field.value.span);
-            }
-            sql.insert(name, SqlStore { share, migrations });
-        }
-        let lock = fields.get("lock");
-        if let Some(field) = lock {
+        if let Some(field) = fields.get("lock") {
+            stores.locks = true;
             self.table(field, &keys::LOCK);
         }
-        Stores { kv, sql, locks: lock.is_some(), app: app.cloned(), named_kv, named_sql }
+        stores
     }
 
     /// The stores of one kind, at most as many as an app may have.
@@ -153,6 +176,8 @@ impl Reader {
         let doc = match kind {
             StoreKind::Kv => &keys::KV,
             StoreKind::Sql => &keys::SQL,
+            StoreKind::Blob => &keys::BLOB,
+            StoreKind::Files => &keys::FILES,
         };
         (name.ok(), table.map(|table| self.fields(table, doc)))
     }
@@ -190,11 +215,13 @@ impl Reader {
         self.path(folder, field.value.span).map(str::to_owned)
     }
 
-    /// What a function is granted: `kv`, `sql`, `locks` and `secrets`. `function` is its name and the place of that.
+    /// What a function is granted: `kv`, `sql`, `blob`, `files`, `locks` and `secrets`. `function` is its name and the place of that.
     pub(super) fn grants(&mut self, function: (&str, Span), fields: Fields<'_, '_>, stores: &Stores<'_>) -> Grants {
         let mut found = Vec::new();
         let kv = self.store_grants(StoreKind::Kv, fields, stores, &mut found);
         let sql = self.store_grants(StoreKind::Sql, fields, stores, &mut found);
+        let blob = self.store_grants(StoreKind::Blob, fields, stores, &mut found);
+        let files = self.mounts(fields, stores);
         let locks = fields.get("locks").is_some_and(|field| {
             let locks = self.boolean(field).unwrap_or_default();
             if locks && !stores.locks {
@@ -207,7 +234,7 @@ impl Reader {
             locks
         });
         let secrets = self.secrets(fields, &mut found);
-        let grants = Grants { kv, sql, locks, secrets };
+        let grants = Grants { kv, sql, blob, files, locks, secrets };
         let (name, place) = (function.0.escape_debug(), function.1);
         if grants.count() > MAX_GRANTS {
             let message = format!("the function `{name}` has {} grants, the most is {MAX_GRANTS}", grants.count());
@@ -240,25 +267,75 @@ impl Reader {
         let mut grants: Vec<StoreGrant> = Vec::new();
         let Some(field) = fields.get(kind.as_str()) else { return grants };
         for (text, span) in self.strings(field, MAX_GRANTS) {
-            let grant = match text.parse::<StoreGrant>() {
-                Ok(grant) => grant,
-                Err(error) => {
-                    let error: GrantError = error;
-                    self.refuse(span, error.reason, error.remedy);
-                    continue;
-                }
-            };
-            if let Some((message, remedy)) = stores.refusal(kind, &grant) {
-                self.refuse(span, message, remedy);
-            } else if grants.iter().any(|other| other.name() == grant.name()) {
-                let message = format!("the store `{}` stands twice in `{kind}`", grant.name());
-                self.refuse(span, message, "keep one: with `:ro` for reading, without it for reading and writing");
-            } else {
+            let known = |grant: &StoreGrant| grants.iter().any(|other| other.name() == grant.name());
+            if let Some(grant) = self.store_grant(kind, text, span, stores, known) {
                 found.push((grant.variable(), (grant.called(kind), span)));
                 grants.push(grant);
             }
         }
         grants
+    }
+
+    /// One store that a function is granted.
+    fn store_grant(
+        &mut self,
+        kind: StoreKind,
+        text: &str,
+        span: Span,
+        stores: &Stores<'_>,
+        is_known: impl Fn(&StoreGrant) -> bool,
+    ) -> Option<StoreGrant> {
+        let grant = match text.parse::<StoreGrant>() {
+            Ok(grant) => grant,
+            Err(error) => {
+                let error: GrantError = error;
+                self.refuse(span, error.reason, error.remedy);
+                return None;
+            }
+        };
+        if let Some((message, remedy)) = stores.refusal(kind, &grant) {
+            self.refuse(span, message, remedy);
+            return None;
+        }
+        if is_known(&grant) {
+            let message = format!("the store `{}` stands twice in `{kind}`", grant.name());
+            self.refuse(span, message, "keep one: with `:ro` for reading, without it for reading and writing");
+            return None;
+        }
+        Some(grant)
+    }
+
+    /// The volumes that a function is granted, with their folders.
+    fn mounts(&mut self, fields: Fields<'_, '_>, stores: &Stores<'_>) -> Vec<Mount> {
+        let mut mounts: Vec<Mount> = Vec::new();
+        let Some(field) = fields.get(StoreKind::Files.as_str()) else { return mounts };
+        let entries = self.entries(field);
+        self.at_most(field, entries.len(), MAX_GRANTS);
+        for (text, span, value) in entries.into_iter().take(MAX_GRANTS) {
+            let known = |grant: &StoreGrant| mounts.iter().any(|mount| mount.volume.name() == grant.name());
+            let volume = self.store_grant(StoreKind::Files, text, span, stores, known);
+            let Some(path) = value.as_str() else {
+                let message = format!("the folder of the volume `{}` is no string", text.escape_debug());
+                self.refuse(value.span, message, format!("write for example `{}`", field.doc.example));
+                continue;
+            };
+            let path = match path.parse::<MountPath>() {
+                Ok(path) => path,
+                Err(error) => {
+                    let error: GrantError = error;
+                    self.refuse(value.span, error.reason, error.remedy);
+                    continue;
+                }
+            };
+            let Some(volume) = volume else { continue };
+            if let Some(other) = mounts.iter().find(|mount| mount.path.overlaps(&path)) {
+                let message = format!("the folders `{}` and `{path}` of volumes overlap", other.path);
+                self.refuse(value.span, message, "give each volume a folder of its own, none in another");
+                continue;
+            }
+            mounts.push(Mount { volume, path });
+        }
+        mounts
     }
 
     fn secrets(&mut self, fields: Fields<'_, '_>, found: &mut Vec<PlacedVariable>) -> Vec<VariableName> {

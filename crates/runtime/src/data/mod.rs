@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use minnow_model::{FunctionName, StoreId, StoreKind};
+use minnow_model::{FunctionName, MountPath, StoreId, StoreKind};
 use minnow_store::{DataDir, Kv, Locks, Sql, StoreError, kv::Clock, sql::SqlLimits};
 
 use crate::{Function, meter::monotonic_ns};
@@ -38,6 +38,11 @@ pub struct GrantedStore {
     pub read_only: bool,
     /// What JavaScript has it under in `env`.
     pub variable: String,
+    /// The most bytes of a bucket or a volume, as the manifest of its app says; 0 for other kinds, whose bound is the same for
+    /// all.
+    pub size_bytes: u64,
+    /// Where the function finds a volume; `None` for other kinds.
+    pub mount: Option<MountPath>,
 }
 
 /// Everything that a function was granted. Stores by the name that the function's manifest gives them: `STORE` or `APP/STORE`.
@@ -45,18 +50,23 @@ pub struct GrantedStore {
 pub struct Granted {
     pub kv: BTreeMap<String, GrantedStore>,
     pub sql: BTreeMap<String, GrantedStore>,
+    pub blob: BTreeMap<String, GrantedStore>,
+    pub files: BTreeMap<String, GrantedStore>,
     pub locks: bool,
 }
 
 impl Granted {
     pub fn is_empty(&self) -> bool {
-        self.kv.is_empty() && self.sql.is_empty() && !self.locks
+        StoreKind::ALL.into_iter().all(|kind| self.of(kind).is_empty()) && !self.locks
     }
 
-    pub(crate) fn of(&self, kind: StoreKind) -> &BTreeMap<String, GrantedStore> {
+    /// The stores of one kind.
+    pub fn of(&self, kind: StoreKind) -> &BTreeMap<String, GrantedStore> {
         match kind {
             StoreKind::Kv => &self.kv,
             StoreKind::Sql => &self.sql,
+            StoreKind::Blob => &self.blob,
+            StoreKind::Files => &self.files,
         }
     }
 }

@@ -7,7 +7,6 @@ use crate::bench::{
     Setup,
     app::{App, guest},
     contest::WARM_UP,
-    http::Client,
     js::{POOL, install_tools, read_source, with_pool},
     machine::version_of,
     node::{Node, Threads},
@@ -61,9 +60,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
         denos.push(Peer::deno_with_redis(setup, &module, redis.address)?);
     }
     let [deno_beside, deno_apart] = denos.as_slice() else { unreachable!("one for each Redis") };
-    let mut wasm = Client::connect(node.http)?;
-    let mut js = Client::connect(node.http)?;
-    let mut denos = [Client::connect(deno_beside.address)?, Client::connect(deno_apart.address)?];
+    let denos = [deno_beside.address, deno_apart.address];
     let bytes = ("bytes", u64::from(GETS) * VALUE_BYTES as u64);
     let url = format!("http://{}/kv/set?key=key-@", node.http);
 
@@ -75,14 +72,14 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
             progress.set_message(what);
         };
         step("gets, WebAssembly");
-        let of_wasm = timed_gets(setup, &mut wasm, "/kv/gets?key=k&", bytes)?;
+        let of_wasm = timed_gets(setup, node.http, "/kv/gets?key=k&", bytes)?;
         for redis in [&beside, &apart] {
             step("gets, Redis");
             plain_gets.push(plain.redis_gets(setup, setup.cores.server, redis.address)?);
         }
         step("gets, JavaScript");
-        let of_js = timed_gets(setup, &mut js, "/js?", bytes)?;
-        for deno in &mut denos {
+        let of_js = timed_gets(setup, node.http, "/js?", bytes)?;
+        for deno in denos {
             step("gets, Deno and Redis");
             deno_gets.push(timed_gets(setup, deno, "/?", bytes)?);
         }

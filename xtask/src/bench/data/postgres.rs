@@ -24,12 +24,25 @@ const RELEASES: &str = "/usr/lib/postgresql";
 /// The user that its package makes. PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const START_DEADLINE: Duration = Duration::from_secs(30);
 /// What its clients may take to connect, which counts in the time that pgbench is given, and not in the speed that it tells.
 const CONNECTING: Duration = Duration::from_secs(3);
 
 pub(super) struct Postgres {
     peer: Peer,
     programs: PathBuf,
+    /// After the peer, which has to end first.
+    _dir: Folder,
+}
+
+/// A folder that goes with this.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // It lies among what is temporary, and nobody could do more about it.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// What pgbench measured.
@@ -44,8 +57,10 @@ impl Postgres {
     pub(super) fn start(setup: &Setup) -> Result<Self> {
         let programs = programs()?;
         let user = rustix::process::geteuid().is_root().then_some(USER);
-        let dir = setup.work.join("postgres");
+        // Where its user can go, which may not be true of the target folder, and on a disk, which may not be true of /tmp.
+        let dir = PathBuf::from(format!("/var/tmp/minnow-bench-postgres-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
+        let folder = Folder(dir.clone());
         if let Some(user) = user {
             crate::must_run(Command::new("chown").arg(user).arg(&dir))?;
         }
@@ -61,7 +76,12 @@ impl Postgres {
         command.args(["-p", &address.port().to_string(), "-k", ""]);
         let version = version(&programs)?;
         let peer = Peer::start_on(setup.cores.server, setup, "postgres", &mut command, address, version)?;
-        Ok(Self { peer, programs })
+        let mut started = Self { peer, programs, _dir: folder };
+        // It takes connections before it takes statements.
+        let mut select = started.client("psql");
+        select.args(["-qAt", "-c", "SELECT 1"]).stdout(Stdio::null()).stderr(Stdio::null());
+        started.peer.server.wait_until(START_DEADLINE, || select.status().is_ok_and(|status| status.success()))?;
+        Ok(started)
     }
 
     pub(super) fn version(&self) -> String {

@@ -9,7 +9,6 @@ use crate::bench::{
     Setup,
     app::{App, guest},
     contest::WARM_UP,
-    http::Client,
     machine::version_of,
     node::{Node, Threads},
     peers::require,
@@ -56,7 +55,6 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
     let statement = json!({ "sql": "INSERT INTO note (text) VALUES (?1)", "params": [value()] }).to_string();
     let url = format!("http://{}/sql/run", node.http);
     let file = setup.work.join("plain.db");
-    let mut client = Client::connect(node.http)?;
 
     let progress = setup.progress("sql", setup.rounds as usize * 4);
     let mut rounds = Vec::new();
@@ -67,7 +65,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
             progress.set_message(what);
         };
         step("reads");
-        let wasm = timed_gets(setup, &mut client, "/sql/gets?", ("found", u64::from(GETS)))?;
+        let wasm = timed_gets(setup, node.http, "/sql/gets?", ("found", u64::from(GETS)))?;
         step("reads, SQLite");
         let plain = plain.sqlite_gets(setup, &file, ITEMS)?;
         step("inserts");
