@@ -23,12 +23,37 @@ pub fn guest(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Copies a folder, without what was made in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if [".minnow", "target", "node_modules"].iter().any(|made| entry.file_name() == *made) {
+            continue;
+        }
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 impl App {
     /// An app with this manifest.
     pub fn with_manifest(manifest: impl Into<String>) -> Self {
         let app = Self { dir: tempfile::tempdir().unwrap(), manifest: manifest.into() };
         app.write_manifest();
         app
+    }
+
+    /// A copy of one of `examples/`, without what `dev`, Cargo and npm left in its folder.
+    pub fn of_example(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&repository().join("examples").join(name), dir.path());
+        let manifest = fs::read_to_string(dir.path().join("minnow.toml")).unwrap();
+        Self { dir, manifest }
     }
 
     /// The app `name` with nothing in it, at version 0.1.0.

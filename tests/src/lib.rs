@@ -13,6 +13,7 @@
 
 mod app;
 mod binary;
+mod browser;
 mod cli;
 pub mod http;
 pub mod http2;
@@ -27,6 +28,7 @@ pub mod wasm;
 
 pub use app::{App, guest};
 pub use binary::{minnow, repository};
+pub use browser::run_in_browser;
 pub use cli::{Cli, Shown};
 pub use http::{Answer, Connection, Exchange, Request};
 pub use node::{Node, NodeBuilder};

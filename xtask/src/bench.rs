@@ -56,6 +56,9 @@ struct Arguments {
     /// How long each measurement of throughput takes; overload takes six times as long
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// How large the blob of `blob` is, in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=5120))]
+    blob_mib: u64,
     /// Measure the release binaries that are there
     #[arg(long)]
     no_build: bool,
@@ -90,12 +93,14 @@ enum What {
     JsRecovery,
     /// 1,000 idle JavaScript functions, against as many of WebAssembly
     JsIdle,
-    /// Everything of the data services: kv, sql and stores
+    /// Everything of the data services: kv, sql, blob and stores
     Data,
     /// The key-value store, against Redis
     Kv,
     /// SQL, against SQLite alone and PostgreSQL
     Sql,
+    /// A large blob up and down, against cp and fsync
+    Blob,
     /// 11,000 idle stores
     Stores,
     /// Everything, about half an hour
@@ -104,11 +109,11 @@ enum What {
 
 impl What {
     fn includes(self, part: Self) -> bool {
-        use What::{JsCold, JsIdle, JsRecovery, JsWarm, JsWork, Kv, Sql, Stores};
+        use What::{Blob, JsCold, JsIdle, JsRecovery, JsWarm, JsWork, Kv, Sql, Stores};
         match self {
             Self::All => true,
             Self::Js => matches!(part, JsWarm | JsWork | JsCold | JsRecovery | JsIdle),
-            Self::Data => matches!(part, Kv | Sql | Stores),
+            Self::Data => matches!(part, Kv | Sql | Blob | Stores),
             one => one == part,
         }
     }
@@ -121,7 +126,7 @@ const BUSY: f64 = 1.0;
 type Run = fn(&Setup) -> Result<Report>;
 
 /// All benchmarks, in the order in which they run and stand in bench/RESULTS.md.
-const BENCHES: [(What, &str, Run); 14] = [
+const BENCHES: [(What, &str, Run); 15] = [
     (What::Hello, "hello", hello::run),
     (What::Reuse, "reuse", reuse::run),
     (What::Cold, "cold", cold::run),
@@ -135,6 +140,7 @@ const BENCHES: [(What, &str, Run); 14] = [
     (What::JsIdle, "js-idle", js::idle::run),
     (What::Kv, "kv", data::kv::run),
     (What::Sql, "sql", data::sql::run),
+    (What::Blob, "blob", data::blob::run),
     (What::Stores, "stores", data::stores::run),
 ];
 
@@ -143,6 +149,8 @@ pub(crate) struct Setup {
     pub(crate) rounds: u32,
     /// How long one measurement takes.
     pub(crate) round: Duration,
+    /// How large the blob is that goes up and down.
+    pub(crate) blob_mib: u64,
     /// Whether to build what is measured.
     pub(crate) build: bool,
     pub(crate) cores: Cores,
@@ -189,6 +197,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let setup = Setup {
         rounds: arguments.rounds,
         round: Duration::from_secs(arguments.seconds),
+        blob_mib: arguments.blob_mib,
         build: !arguments.no_build,
         cores: Cores::detect()?,
         work: empty_folder(target.join("bench/work"))?,

@@ -1,10 +1,11 @@
 //! The one door to everything that a developer or CI does with this repository: `cargo xtask <what>`.
 //!
 //! Read [`test`] for what `cargo xtask test` installs and runs, [`tidy`] for the checks, [`docs`] for the pages made from
-//! the code, [`guests`] for the prebuilt WebAssembly, [`wasm_toolchain`] for where its compiler comes from and [`languages`]
-//! for those of other languages.
+//! the code, [`guests`] for the prebuilt WebAssembly, [`wasm_toolchain`] for where its compiler comes from, [`languages`]
+//! for those of other languages, and [`browser`] for the one that tests open pages in.
 
 mod bench;
+mod browser;
 mod docs;
 mod guests;
 mod languages;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::wasm_toolchain::{Toolchain, install_packages};
-use crate::{cargo, languages, must_run};
+use crate::{browser, cargo, languages, must_run};
 
 /// Something that the tests use and a machine with only Rust may lack.
 struct Need {
@@ -15,12 +15,12 @@ struct Need {
     install: fn() -> Result<()>,
 }
 
-fn needs() -> [Need; 4] {
+fn needs() -> [Need; 5] {
     [
         Need {
             what: "npm",
             why: "with which minnow installs Deno and esbuild",
-            is_there: || is_on_path("npm"),
+            is_there: || browser::is_on_path("npm"),
             install: || install_packages(&["nodejs", "npm"], "with which minnow installs Deno and esbuild"),
         },
         Need {
@@ -41,12 +41,13 @@ fn needs() -> [Need; 4] {
             is_there: || languages::find().is_some(),
             install: || languages::find_or_install().map(drop),
         },
+        Need {
+            what: "Chromium and playwright-core",
+            why: "to open the example's pages in a browser",
+            is_there: || browser::find().is_some(),
+            install: || browser::find_or_install().map(drop),
+        },
     ]
-}
-
-fn is_on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// Where cargo builds.
@@ -74,5 +75,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let entry = toolchain.path_entry().map(|path| path.as_os_str().to_owned());
     command.env("MINNOW_TEST_WASM_PATH", entry.unwrap_or_default());
     command.env("MINNOW_TEST_LANGUAGES", languages::find_or_install()?);
+    command.env("MINNOW_TEST_BROWSER", browser::find_or_install()?);
     must_run(&mut command)
 }

@@ -162,7 +162,18 @@ fn test_names<'a>(sources: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
     let mut names = BTreeSet::new();
     for text in sources {
         let mut is_test = false;
+        let mut is_list = false;
         for line in text.lines().map(str::trim) {
+            // Tests that a backend gets from a list of their names.
+            if line.starts_with("contract_tests! {") {
+                is_list = true;
+                continue;
+            }
+            if is_list {
+                is_list = line != "}";
+                names.extend(line.strip_suffix(',').filter(|name| name.chars().all(is_name)));
+                continue;
+            }
             // `#[test]`, `#[tokio::test]`, `#[tokio::test(flavor = …)]`; other attributes may stand beside it.
             if line.starts_with("#[") {
                 is_test |= line == "#[test]" || line.contains("::test");
@@ -225,12 +236,16 @@ mod tests {
     #[test]
     fn a_promise_needs_a_test_that_exists() {
         let functions = test_names(
-            ["#[test]\nfn kept() {}\n#[tokio::test]\n#[cfg(unix)]\nasync fn kept_too() {}\nfn gone() {}"].into_iter(),
+            [
+                "#[test]\nfn kept() {}\n#[tokio::test]\n#[cfg(unix)]\nasync fn kept_too() {}\nfn gone() {}",
+                "contract_tests! { $backend;\n listed,\n}\n not_listed,",
+            ]
+            .into_iter(),
         );
         let text = "\
 | id | promise | test |
 | --- | --- | --- |
-| A1 | kept | `kept`, `room::kept_too` |
+| A1 | kept | `kept`, `room::kept_too`, `listed` |
 | A2 | broken | `gone` |
 | A3 | without | none |
 ";

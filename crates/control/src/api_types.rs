@@ -460,6 +460,110 @@ pub const KV_EXPIRES: &str = "minnow-expires-ms";
 /// The header with a value's metadata, percent-encoded, since it may be any text.
 pub const KV_METADATA: &str = "minnow-metadata";
 
+/// Query of `/v1/apps/{app}/blob/{store}/object`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct BlobQuery {
+    /// At most 1 KiB.
+    pub key: String,
+}
+
+/// Query of `GET /v1/apps/{app}/blob/{store}/keys`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct BlobListQuery {
+    /// Only keys that start with it.
+    pub prefix: Option<String>,
+    /// Keys that have it after the prefix are told once, by what they have in common up to it: with `/` as folders.
+    pub delimiter: Option<String>,
+    /// The `cursor` of the page before.
+    pub cursor: Option<String>,
+    /// At most this many blobs and prefixes, 1 to 1000; 1000 when absent.
+    pub limit: Option<u32>,
+}
+
+/// Some blobs of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobList {
+    pub blobs: Vec<BlobInfo>,
+    /// What keys that have the delimiter after the prefix begin with.
+    pub prefixes: Vec<String>,
+    /// Where the next page begins. A page with one may have fewer blobs than were asked for, even none.
+    pub cursor: Option<String>,
+}
+
+/// A blob without its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobInfo {
+    pub key: String,
+    /// In bytes.
+    pub size: u64,
+    /// The sha256 of the content, 64 hex digits.
+    pub etag: String,
+    /// Milliseconds since the Unix epoch.
+    pub uploaded_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_language: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_disposition: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cache_control: Option<String>,
+    /// The app's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The header with a blob's custom metadata: a JSON object of strings, percent-encoded.
+pub const BLOB_METADATA: &str = "minnow-metadata";
+/// The header with the time at which a blob was put, in milliseconds since the Unix epoch.
+pub const BLOB_UPLOADED: &str = "minnow-uploaded-ms";
+
+/// What the holder of a signed URL may do with the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum BlobMethod {
+    /// Read it, with GET and HEAD.
+    #[default]
+    Get,
+    /// Write it, with PUT.
+    Put,
+}
+
+/// `POST /v1/apps/{app}/blob/{store}/sign`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignBlob {
+    pub key: String,
+    #[serde(default)]
+    pub method: BlobMethod,
+    /// For how long the URL is good, in seconds: 1 to 604800, which is 7 days.
+    pub expires_s: u64,
+    /// Of a PUT: the most bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_size: Option<u64>,
+    /// Of a PUT: the content type that it has to have, and is stored with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_type: Option<String>,
+}
+
+/// A URL that needs no token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SignedBlob {
+    /// As the app's other URLs; behind a proxy it may have another host.
+    pub url: String,
+    /// The path and query of it, which are what was signed.
+    pub path: String,
+    pub method: BlobMethod,
+    /// From when on it is not good any more, in milliseconds since the Unix epoch.
+    pub expires_ms: u64,
+}
+
 /// `POST /v1/apps/{app}/sql/{store}/query`: one statement.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -528,4 +632,80 @@ pub struct ExportQuery {
     /// Only the rows, for a database whose tables are there already.
     #[serde(default)]
     pub data_only: bool,
+}
+
+/// The media type of a backup: zstd (RFC 8878), around a tar.
+pub const BACKUP_TYPE: &str = "application/zstd";
+
+/// Query of `GET /v1/backup`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct BackupQuery {
+    /// Names of apps with commas between them. All when it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+}
+
+/// Query of `POST /v1/restore`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreQuery {
+    /// Only this app of the backup. All when it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub app: Option<AppName>,
+    /// The name that the app gets, when it is not to be that which it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub rename: Option<AppName>,
+    /// Whether an app of the name is deleted first. Its data is kept aside for a while.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// `POST /v1/restore`: what came back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// When the backup was made, in milliseconds since the Unix epoch.
+    pub made_ms: u64,
+    /// The version of the node that made it.
+    pub minnow: String,
+    pub apps: Vec<RestoredApp>,
+}
+
+/// One app that was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RestoredApp {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    /// How many versions are published.
+    pub versions: u64,
+    /// What is live; absent when nothing was.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub deployment: Option<Deployment>,
+    pub stores: Vec<RestoredStore>,
+    /// How many secrets it had.
+    pub secrets: u64,
+    /// Those that this node cannot read. Functions that are granted one go without it.
+    pub unreadable_secrets: Vec<UnreadableSecret>,
+}
+
+/// A store that was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoredStore {
+    pub kind: StoreKind,
+    #[schema(value_type = String)]
+    pub name: StoreName,
+    pub bytes: u64,
+}
+
+/// A secret that a node cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnreadableSecret {
+    pub name: String,
+    /// Why, and what to do about it.
+    pub detail: String,
 }

@@ -27,6 +27,9 @@ pub struct ControlConfig {
     pub secrets_key: Option<PathBuf>,
     /// How long the data of a deleted app is kept. Default a week: a mistake is noticed on the next working day.
     pub keep_deleted: Duration,
+    /// Whether a version goes live whose functions lack secrets, or stores of other apps. The app's log says what is missing.
+    /// For `minnow dev`; else such a deploy is refused. A function that lacks a secret answers `secret_missing` either way.
+    pub lenient: bool,
     pub clock: Clock,
 }
 
@@ -42,6 +45,7 @@ impl ControlConfig {
             max_wasm_bytes: 64 << 20,
             secrets_key: None,
             keep_deleted: Duration::from_secs(7 * 24 * 60 * 60),
+            lenient: false,
             clock: Clock::System,
         }
     }

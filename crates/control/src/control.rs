@@ -64,6 +64,10 @@ pub struct Control {
     pub(crate) logs_dir: PathBuf,
     /// The data of deleted apps.
     pub(crate) deleted_dir: PathBuf,
+    /// Unfinished files; emptied at each start.
+    pub(crate) tmp_dir: PathBuf,
+    /// One backup or restore at a time: each takes the disk for itself, and room for as much as it is about.
+    pub(crate) backing_up: Arc<Mutex<()>>,
     started_ms: u64,
 }
 
@@ -107,7 +111,9 @@ impl Control {
         tokens::ensure_admin_token(&registry, &dir.admin_token(), &config.clock).await?;
         let tokens = Tokens::load(&registry).await?;
         let vault = Arc::new(open_vault(&config, dir, &registry).await?);
-        let builder = Arc::new(Builder::new(Arc::clone(&runtime), registry.kinds().await?, Arc::clone(&vault)));
+        runtime.data().signer.use_keys_of(&vault);
+        let kinds = registry.kinds().await?;
+        let builder = Arc::new(Builder::new(Arc::clone(&runtime), kinds, Arc::clone(&vault)));
         let control = Arc::new(Self {
             started_ms: config.clock.now_ms(),
             config,
@@ -129,6 +135,8 @@ impl Control {
             admin_token: dir.admin_token(),
             logs_dir: dir.logs(),
             deleted_dir: dir.deleted(),
+            tmp_dir: dir.tmp(),
+            backing_up: Arc::default(),
         });
         control.reseal().await?;
         control.load_live().await?;
@@ -139,10 +147,10 @@ impl Control {
         Ok(control)
     }
 
-    /// Says what live functions have to go without: that is known of at the start only where a key was lost.
+    /// Says which secrets live functions lack, and so are not run: that is known of at the start only where a key was lost.
     fn tell_lacks(&self, rows: &[LiveRow]) {
         for lack in lacks(&self.vault, rows) {
-            tracing::error!(%lack, "a live function goes without a secret");
+            tracing::error!(%lack, "a live function lacks a secret and is not run");
             if let Some(row) = rows.first() {
                 self.note(&row.tenant, &row.config.app, Level::Error, self.started_ms, lack.to_string());
             }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::StreamExt as _;
 use minnow_model::{
     AppName, BundleConfig, BundledCode, BundledFunction, BundledMigration, Code, Deployment, Digest, FunctionName,
-    Level, LogLine, LogSource, StoreId, Tenant, Version, bundle::MAX_MIGRATION_BYTES,
+    Level, LogLine, LogSource, Problem, StoreId, Tenant, Version, bundle::MAX_MIGRATION_BYTES,
 };
 use minnow_runtime::{FunctionCode, FunctionSpec, GuestKind, LiveApp};
 
@@ -13,9 +13,9 @@ use minnow_store::{Blobs, sql::Migration};
 
 use crate::{
     Control, ControlError,
-    environment::{hidden_by, require_secrets},
+    environment::{Lack, hidden_by, lacks, require_secrets},
     publish::{blocking, read_blob},
-    registry::LiveRow,
+    registry::{LiveRow, Planned},
 };
 
 impl Control {
@@ -35,39 +35,67 @@ impl Control {
             let _turn = control.turns.of(&tenant, &app).await;
             // Again, as the app may be another one by now.
             let planned = control.registry.plan_deploy(&tenant, &app, version, weight).await?;
-            require_secrets(&control.vault, &planned.rows)?;
-            let version = planned.version;
-            let row = planned.rows.into_iter().find(|row| row.config.version == version);
-            if let Some(row) = &row {
-                check_shares(row)?;
-                control.migrate(row).await?;
+            let version = planned.version.clone();
+            let deployed = control.deploy_planned(&tenant, &app, planned, weight).await;
+            if let Err(error) = &deployed {
+                let message = format!("{version} was not deployed: {}", in_one_line(error));
+                control.note(&tenant, &app, Level::Error, control.config.clock.now_ms(), message);
             }
-            // Not refused: a variable that becomes a secret is both, until the version with the grant is live.
-            let hidden: Vec<String> = row
-                .iter()
-                .flat_map(|row| {
-                    row.settings.variables.keys().flat_map(|name| hidden_by(std::slice::from_ref(row), name))
-                })
-                .collect();
-            let _changes = control.changes.lock().await;
-            let now_ms = control.config.clock.now_ms();
-            let prepare = control.prepare_new(&app, row.map(|row| row.config));
-            let (changed, live) =
-                control.registry.deploy(&tenant, &app, Some(version), weight, now_ms, prepare).await?;
-            if changed.changed {
-                control.begin_tallies(&tenant, &changed.deployment);
-            }
-            control.go_live(&app, live);
-            if changed.changed {
-                control.log_deployment(&tenant, &changed.deployment);
-                for reason in hidden {
-                    control.note(&tenant, &app, Level::Warn, now_ms, reason);
-                }
-            }
-            control.follow_shares(&tenant, &app).await;
-            Ok(changed.deployment)
+            deployed
         })
         .await
+    }
+
+    /// Runs the migrations and sends the traffic. The caller has the app's turn.
+    async fn deploy_planned(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        app: &AppName,
+        planned: Planned,
+        weight: u8,
+    ) -> Result<Deployment, ControlError> {
+        let Planned { version, rows } = planned;
+        self.require_secrets(&rows)?;
+        let row = rows.into_iter().find(|row| row.config.version == version);
+        if let Some(row) = &row {
+            self.check_shares(row)?;
+            self.migrate(row).await?;
+        }
+        // Not refused: a variable that becomes a secret is both, until the version with the grant is live.
+        let hidden = row
+            .iter()
+            .flat_map(|row| row.settings.variables.keys().flat_map(|name| hidden_by(std::slice::from_ref(row), name)));
+        let mut warnings: Vec<String> = hidden.collect();
+        if self.config.lenient {
+            warnings.extend(row.iter().flat_map(|row| lacks(&self.vault, std::slice::from_ref(row))).map(in_dev));
+            warnings.extend(row.iter().flat_map(missing_shares));
+        }
+        let _changes = self.changes.lock().await;
+        let now_ms = self.config.clock.now_ms();
+        let prepare = self.prepare_new(app, row.map(|row| row.config));
+        let (changed, live) = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await?;
+        if changed.changed {
+            self.begin_tallies(tenant, &changed.deployment);
+        }
+        self.go_live(app, live);
+        if changed.changed {
+            self.log_deployment(tenant, &changed.deployment);
+            for warning in warnings {
+                self.note(tenant, app, Level::Warn, now_ms, warning);
+            }
+        }
+        self.follow_shares(tenant, app).await;
+        Ok(changed.deployment)
+    }
+
+    /// Refuses versions whose functions would lack secrets, unless the node is a lenient one.
+    fn require_secrets(&self, rows: &[LiveRow]) -> Result<(), ControlError> {
+        if self.config.lenient { Ok(()) } else { require_secrets(&self.vault, rows) }
+    }
+
+    /// Refuses a version that is granted what another app does not share, unless the node is a lenient one.
+    fn check_shares(&self, row: &LiveRow) -> Result<(), ControlError> {
+        if self.config.lenient { Ok(()) } else { check_shares(row) }
     }
 
     /// Goes back to the deployment before; [`crate::registry::history`] says which that is.
@@ -93,9 +121,11 @@ impl Control {
         &self,
         app: &AppName,
     ) -> impl FnOnce(Vec<LiveRow>) -> Result<Option<Arc<LiveApp>>, ControlError> + Send + 'static + use<> {
-        let (vault, build) = (Arc::clone(&self.vault), self.build(app));
+        let (vault, build, lenient) = (Arc::clone(&self.vault), self.build(app), self.config.lenient);
         move |rows| {
-            require_secrets(&vault, &rows)?;
+            if !lenient {
+                require_secrets(&vault, &rows)?;
+            }
             build(rows)
         }
     }
@@ -107,11 +137,13 @@ impl Control {
         app: &AppName,
         migrated: Option<BundleConfig>,
     ) -> impl FnOnce(Vec<LiveRow>) -> Result<Option<Arc<LiveApp>>, ControlError> + Send + 'static + use<> {
-        let prepare = self.prepare(app);
+        let (prepare, lenient) = (self.prepare(app), self.config.lenient);
         move |rows| {
             let version = migrated.as_ref().map(|config| &config.version);
             if let Some(row) = rows.iter().find(|row| Some(&row.config.version) == version) {
-                check_shares(row)?;
+                if !lenient {
+                    check_shares(row)?;
+                }
                 if Some(&row.config) != migrated.as_ref() {
                     let BundleConfig { app, version, .. } = &row.config;
                     return Err(ControlError::Conflict(format!(
@@ -143,7 +175,7 @@ impl Control {
 
     /// Has the metrics count anew for a deployment that is committed. Before it goes live, or its first requests would not
     /// count. The caller holds the lock for changes.
-    fn begin_tallies(&self, tenant: &Tenant, deployment: &Deployment) {
+    pub(crate) fn begin_tallies(&self, tenant: &Tenant, deployment: &Deployment) {
         let live: Vec<Version> = deployment.shares.iter().map(|share| share.version.clone()).collect();
         self.metrics.deployed(tenant, &deployment.app, &live);
     }
@@ -281,6 +313,20 @@ impl Control {
         self.builder.set_kind(digest, kind);
         Ok(kind)
     }
+}
+
+/// What went wrong and each mistake, for a line of the app's log. What is the node's own is in the node's log.
+fn in_one_line(error: &ControlError) -> String {
+    let Problem { title, detail, errors, .. } = error.problem();
+    std::iter::once(detail.unwrap_or(title)).chain(errors).collect::<Vec<_>>().join("; ")
+}
+
+/// What a function lacks, for whoever writes it: see [`crate::ControlConfig::lenient`].
+fn in_dev(lack: Lack) -> String {
+    format!(
+        "{lack}, or add a line `{}=…` to .dev.vars; until then the function answers `secret_missing`",
+        lack.secret()
+    )
 }
 
 /// Reads a migration, whose size and encoding its publish has checked. Blocking.

@@ -39,14 +39,16 @@ pub(crate) fn open(
     }
 }
 
-/// The environment of a function, and the secrets in it. What it was granted and cannot have is left out; [`lacks`] tells.
+/// The environment of a function, the secrets in it, and whether one that it was granted is missing from it: never set, or not to
+/// be read. Such a function is not run, since code that compares a token with what is not there may let everybody in; [`lacks`]
+/// tells.
 pub(crate) fn environment(
     vault: &Vault,
     tenant: &Tenant,
     app: &AppName,
     function: &BundledFunction,
     settings: &Settings,
-) -> (BTreeMap<String, String>, Secrets) {
+) -> (BTreeMap<String, String>, Secrets, bool) {
     let mut env = function.env.clone();
     env.extend(settings.variables.iter().map(|(name, value)| (name.to_string(), value.clone())));
     let granted = function.grants.secrets.iter().filter_map(|name| {
@@ -55,7 +57,8 @@ pub(crate) fn environment(
     });
     let secrets: Vec<_> = granted.collect();
     env.extend(secrets.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-    (env, Secrets::new(secrets.iter().map(|(_, value)| value.as_str())))
+    let lacks_secrets = secrets.len() < function.grants.secrets.len();
+    (env, Secrets::new(secrets.iter().map(|(_, value)| value.as_str())), lacks_secrets)
 }
 
 /// A secret that a function was granted and cannot have.
@@ -67,6 +70,12 @@ pub(crate) struct Lack {
     secret: VariableName,
     /// Why it does not open; `None` where it was never set.
     why: Option<VaultError>,
+}
+
+impl Lack {
+    pub(crate) fn secret(&self) -> &VariableName {
+        &self.secret
+    }
 }
 
 impl std::fmt::Display for Lack {
@@ -192,9 +201,9 @@ mod tests {
             }
         }
 
-        fn environment(&self, function: &BundledFunction, settings: &Settings) -> (String, Secrets) {
-            let (env, secrets) = environment(&self.vault, &self.tenant, &self.app, function, settings);
-            (env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "), secrets)
+        fn environment(&self, function: &BundledFunction, settings: &Settings) -> (String, Secrets, bool) {
+            let (env, secrets, lacks) = environment(&self.vault, &self.tenant, &self.app, function, settings);
+            (env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "), secrets, lacks)
         }
 
         fn row(&self, functions: &[(&str, BundledFunction)], settings: Settings) -> LiveRow {
@@ -231,8 +240,9 @@ mod tests {
             (function(&manifest, &["B"]), "A=variable B=secret lower=manifest"),
             (function(&[], &["C", "UNSET"]), "A=variable B=variable C=other"),
         ] {
-            let (env, secrets) = fixture.environment(&function, &settings);
+            let (env, secrets, lacks) = fixture.environment(&function, &settings);
             assert_eq!(env, expected);
+            assert_eq!(lacks, function.grants.secrets.iter().any(|secret| secret.as_str() == "UNSET"));
             let masked = secrets.mask("secret other variable".into());
             let granted = |name: &str| function.grants.secrets.iter().any(|secret| secret.as_str() == name);
             assert_eq!(masked.contains("secret"), !granted("B"), "{masked}");
@@ -271,8 +281,8 @@ mod tests {
         let settings = fixture.settings(&[], &[("A", "secret")]);
         let function = function(&[], &["A"]);
         let other = "other".parse().unwrap();
-        let (env, secrets) = environment(&fixture.vault, &fixture.tenant, &other, &function, &settings);
-        assert!(env.is_empty() && secrets.is_empty());
+        let (env, secrets, lacks) = environment(&fixture.vault, &fixture.tenant, &other, &function, &settings);
+        assert!(env.is_empty() && secrets.is_empty() && lacks);
     }
 
     #[test]

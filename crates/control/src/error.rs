@@ -3,7 +3,8 @@
 use minnow_model::{
     AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
 };
-use minnow_store::{KvError, SqlError, StoreError, VaultError};
+use minnow_runtime::data::signed::SignError;
+use minnow_store::{BucketError, KvError, SqlError, StoreError, VaultError};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,12 @@ pub enum ControlError {
     Kv(KvError),
     #[error(transparent)]
     Sql(#[from] SqlError),
+    #[error(transparent)]
+    Bucket(BucketError),
+    #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
+    Unmet,
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// The content is not valid. One entry for each mistake.
     #[error("{detail}")]
     Invalid { detail: String, errors: Vec<String> },
@@ -115,10 +122,13 @@ impl ControlError {
             Self::Store(StoreError::DigestMismatch { .. }) => Code::DigestMismatch,
             Self::Store(StoreError::Full) => Code::StorageFull,
             Self::ShuttingDown => Code::ShuttingDown,
+            Self::Unmet => Code::PreconditionFailed,
+            Self::Sign(error) if error.is_refusal() => Code::Invalid,
             Self::Kv(error) => code_of_kv(error),
+            Self::Bucket(error) => code_of_bucket(error),
             Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
             Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
-            Self::Store(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
+            Self::Store(_) | Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
 
@@ -131,7 +141,9 @@ impl ControlError {
                 problem.detail("secrets are missing").errors(errors.clone())
             }
             Self::Function(problem) => Problem::clone(problem),
-            _ if matches!(problem.code, Code::Internal | Code::StorageFull) => problem,
+            // Which of its bounds a bucket has reached is for the operator to know, and names no file.
+            Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
+            _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
         }
@@ -142,6 +154,18 @@ fn code_of_kv(error: &KvError) -> Code {
     match error {
         KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
         KvError::Full => Code::StorageFull,
+        KvError::Corrupt { .. } => Code::StoreDamaged,
+        error if error.is_refusal() => Code::Invalid,
+        _ => Code::Internal,
+    }
+}
+
+fn code_of_bucket(error: &BucketError) -> Code {
+    match error {
+        BucketError::TooLarge => Code::TooLarge,
+        BucketError::Full { .. } | BucketError::DiskFull => Code::StorageFull,
+        BucketError::Busy { .. } | BucketError::Changing { .. } | BucketError::Gone => Code::Conflict,
+        BucketError::Corrupt { .. } => Code::StoreDamaged,
         error if error.is_refusal() => Code::Invalid,
         _ => Code::Internal,
     }
@@ -149,12 +173,26 @@ fn code_of_kv(error: &KvError) -> Code {
 
 fn code_of_sql(error: &SqlError) -> Code {
     match error {
-        SqlError::Refused(_) | SqlError::Timeout | SqlError::ReadOnly | SqlError::Migration { .. } => Code::Invalid,
+        SqlError::Refused(_)
+        | SqlError::Constraint(_)
+        | SqlError::Timeout
+        | SqlError::ReadOnly
+        | SqlError::Migration { .. } => Code::Invalid,
         SqlError::TooLarge(_) => Code::TooLarge,
         SqlError::Full => Code::StorageFull,
         SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
         SqlError::Stopped => Code::ShuttingDown,
-        SqlError::Corrupt { .. } | SqlError::Store(_) => Code::Internal,
+        SqlError::Corrupt { .. } => Code::StoreDamaged,
+        SqlError::Store(_) => Code::Internal,
+    }
+}
+
+impl From<BucketError> for ControlError {
+    fn from(error: BucketError) -> Self {
+        match error {
+            BucketError::Store(error) => Self::Store(error),
+            error => Self::Bucket(error),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! The control plane of a node: what is published, what is live, who may change it, and the HTTP API over that.
 //!
 //! Read in this order: [`api_types`] (what goes over the wire), [`registry`] (what is in the database), [`control`] (the
-//! actions), [`publish`] (how a version comes to be), [`deploy`] (how it goes live), `snapshot` (how a deployment reaches the gateway), [`settings`] (variables and secrets), [`stores`] (the data of apps), [`reconcile`] (how
+//! actions), [`publish`] (how a version comes to be), [`deploy`] (how it goes live), `snapshot` (how a deployment reaches the gateway), [`settings`] (variables and secrets), [`stores`] (the data of apps), `buckets` (their blobs), [`backup`] (apps in a file and back), [`reconcile`] (how
 //! the data directory follows), [`tokens`], [`invoke`], [`logs`], and [`http`] (all of it over HTTP).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod api_types;
+pub mod backup;
+mod buckets;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -201,6 +201,20 @@ fn check(
     Ok(Checked { config: found, digest, blobs: needed.into_keys().chain([digest]).collect(), size })
 }
 
+/// A version whose blobs are among the node's, as [`Control::publish`] would take it. Its code is not compiled. Blocking.
+pub(crate) fn checked(
+    blobs: &Blobs,
+    config: &ControlConfig,
+    tenant: &Tenant,
+    manifest: &[u8],
+    app: &AppName,
+    version: &Version,
+    published_ms: u64,
+) -> Result<NewVersion, ControlError> {
+    let Checked { config, digest, blobs, size } = check(blobs, config, manifest, app, version)?;
+    Ok(NewVersion { tenant: tenant.clone(), config, digest, blobs: blobs.into_iter().collect(), published_ms, size })
+}
+
 /// A size as people write it: `1.5 MiB`.
 fn iec(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()

@@ -158,7 +158,7 @@ impl Control {
         Ok(rows.into_iter().map(info).collect())
     }
 
-    /// Adds a new key to the node's key file, and seals every secret of the node with it.
+    /// Adds a new key to the node's key file, seals every secret of the node with it, and signs URLs with it from now on.
     pub async fn rotate_key(self: &Arc<Self>) -> Result<KeyRotated, ControlError> {
         let control = Arc::clone(self);
         Self::to_the_end(async move {
@@ -173,6 +173,7 @@ impl Control {
                         .into(),
                 )
             })?;
+            control.runtime.data().signer.use_keys_of(&control.vault);
             let (resealed, unreadable) = control.reseal().await?;
             tracing::info!(key = key_id, resealed, unreadable, "the key of secrets was rotated");
             Ok(KeyRotated { key_id, resealed, unreadable })

@@ -5,10 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
-use minnow_model::{AppName, BundleConfig, BundledCode, Digest, EgressRule, Grants, StoreId, StoreKind, Tenant};
+use minnow_model::{
+    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, StoreGrant, StoreId, StoreKind,
+    StoreName, Tenant,
+};
 use minnow_runtime::{
     Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,
-    data::{Granted, GrantedStore},
+    data::{Granted, GrantedStore, Withdrawn},
 };
 use minnow_store::Vault;
 
@@ -124,7 +127,7 @@ impl Builder {
                     .map(|(_, version)| Arc::clone(version));
                 let version = match same {
                     Some(version) => version,
-                    None => Arc::new(self.version(row.config, specs)?),
+                    None => Arc::new(self.version(&row.tenant, row.config, specs)?),
                 };
                 Ok((row.weight, version))
             })
@@ -132,11 +135,38 @@ impl Builder {
         Ok(Some(Arc::new(LiveApp { name, shares })))
     }
 
-    fn version(&self, config: BundleConfig, specs: Vec<FunctionSpec>) -> Result<LiveVersion, ControlError> {
+    fn version(
+        &self,
+        tenant: &Tenant,
+        config: BundleConfig,
+        specs: Vec<FunctionSpec>,
+    ) -> Result<LiveVersion, ControlError> {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
+        let buckets = self.buckets(tenant, &config);
         let BundleConfig { version, files, sticky, .. } = config;
-        Ok(LiveVersion { version, router, functions, files, sticky })
+        Ok(LiveVersion { version, router, functions, files, sticky, buckets })
+    }
+
+    /// The buckets that the version declares, as if to a function that may do everything with them.
+    fn buckets(&self, tenant: &Tenant, config: &BundleConfig) -> Arc<Granted> {
+        if config.blob.is_empty() {
+            return Arc::clone(&self.no_grants);
+        }
+        let bucket = |(name, bucket): (&StoreName, &BlobStore)| {
+            let grant = StoreGrant { app: None, store: name.clone(), read_only: false };
+            let granted = GrantedStore {
+                store: StoreId { tenant: tenant.clone(), app: config.app.clone(), name: name.clone() },
+                read_only: false,
+                variable: grant.variable(),
+                size_bytes: bucket.size_bytes,
+                mount: None,
+            };
+            (grant.name(), granted)
+        };
+        let granted = Arc::new(Granted { blob: config.blob.iter().map(bucket).collect(), ..Granted::default() });
+        self.note_granted(&granted);
+        granted
     }
 
     /// What the runtime needs to know of the version's functions, in the order of their names.
@@ -152,7 +182,7 @@ impl Builder {
             let code = self.code(&function.code).ok_or_else(|| {
                 ControlError::Corrupt(format!("function `{name}` of {app}@{version} was never compiled"))
             })?;
-            let (env, secrets) = environment(&self.vault, tenant, app, function, settings);
+            let (env, secrets, lacks_secrets) = environment(&self.vault, tenant, app, function, settings);
             Ok(FunctionSpec {
                 tenant: tenant.clone(),
                 app: app.clone(),
@@ -165,6 +195,7 @@ impl Builder {
                     [] => Arc::clone(&self.no_egress),
                     rules => rules.into(),
                 },
+                lacks_secrets,
                 granted: self.granted(tenant, config, &function.grants, shared),
                 instances: function.instances,
                 limits: function.limits,
@@ -173,8 +204,8 @@ impl Builder {
         specs.collect()
     }
 
-    /// The stores that a function may use: its app's own, and those of other apps that are shared with it now. One that is not
-    /// is left out, so that the function is told so when it asks for it.
+    /// The stores that a function may use: its app's own, and those of other apps that are shared with it now. Those that are
+    /// not stand apart, so that the function is told so when it asks for one.
     fn granted(
         &self,
         tenant: &Tenant,
@@ -200,12 +231,26 @@ impl Builder {
             });
             open.collect()
         };
+        let withdrawn = StoreKind::ALL.into_iter().flat_map(|kind| {
+            grants.stores(kind).filter_map(move |grant| {
+                let owner = grant.app.as_ref()?;
+                let is_shared = shared.contains_key(&(kind, owner.clone(), grant.store.clone()));
+                (!is_shared).then(|| Withdrawn {
+                    kind,
+                    owner: owner.clone(),
+                    store: grant.store.clone(),
+                    name: grant.name(),
+                    variable: grant.variable(),
+                })
+            })
+        });
         let granted = Granted {
             kv: of_kind(StoreKind::Kv),
             sql: of_kind(StoreKind::Sql),
             blob: of_kind(StoreKind::Blob),
             files: of_kind(StoreKind::Files),
             locks: grants.locks,
+            withdrawn: withdrawn.collect(),
         };
         if granted.is_empty() {
             return Arc::clone(&self.no_grants);

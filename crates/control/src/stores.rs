@@ -20,6 +20,7 @@ use minnow_store::{
     data_dir::sync_parent,
     kv::{Entry, MAX_PAGE, Page, Write},
     sql::{Access, Rows, Statement},
+    volume::tree,
 };
 
 use crate::{
@@ -187,12 +188,20 @@ impl Control {
     }
 
     async fn stores_on_disk(&self, tenant: &Tenant, app: &AppName) -> Result<Vec<StoreUsage>, ControlError> {
-        let (kv, sql) = (self.runtime.data().kv.clone(), self.runtime.data().sql.clone());
+        let data = self.runtime.data().clone();
         let (tenant, app) = (tenant.clone(), app.clone());
         blocking(move || {
-            let kv = kv.list_stores(&tenant, &app)?.into_iter().map(|store| (StoreKind::Kv, store));
-            let sql = sql.list_stores(&tenant, &app)?.into_iter().map(|store| (StoreKind::Sql, store));
-            Ok(kv.chain(sql).map(|(kind, (name, bytes))| StoreUsage { kind, name, bytes, declared: false }).collect())
+            let mut stores = Vec::new();
+            for (kind, found) in [
+                (StoreKind::Kv, data.kv.list_stores(&tenant, &app)?),
+                (StoreKind::Sql, data.sql.list_stores(&tenant, &app)?),
+                (StoreKind::Blob, data.buckets.list_stores(&tenant, &app)?),
+                (StoreKind::Files, data.volumes.list_stores(&tenant, &app)?),
+            ] {
+                let usage = |(name, bytes)| StoreUsage { kind, name, bytes, declared: false };
+                stores.extend(found.into_iter().map(usage));
+            }
+            Ok(stores)
         })
         .await
     }
@@ -208,16 +217,22 @@ impl Control {
                 Err(error) => return Err(error),
             }
         }
-        let (dir, tenant) = (self.deleted_dir.clone(), tenant.clone());
-        let found = blocking(move || Ok(deleted(&dir)?)).await?;
-        let keep_ms = self.keep_ms();
-        let deleted = found.into_iter().filter(|found| found.tenant == tenant).map(|found| DeletedData {
-            deleted_ms: found.time_ms,
-            purged_ms: found.time_ms.saturating_add(keep_ms),
-            bytes: found.bytes,
-            app: found.app,
-        });
-        Ok(NodeUsage { apps, deleted: deleted.collect(), kept_ms: keep_ms })
+        let (dir, tenant, keep_ms) = (self.deleted_dir.clone(), tenant.clone(), self.keep_ms());
+        let deleted = blocking(move || {
+            let mut shown = Vec::new();
+            for Deleted { app, time_ms: deleted_ms, path, .. } in
+                deleted(&dir)?.into_iter().filter(|found| found.tenant == tenant)
+            {
+                // What was brought back by hand leaves empty folders, which go when their time is over.
+                if !is_empty(&path)? {
+                    let purged_ms = deleted_ms.saturating_add(keep_ms);
+                    shown.push(DeletedData { app, deleted_ms, purged_ms, bytes: size_of(&path)? });
+                }
+            }
+            Ok(shown)
+        })
+        .await?;
+        Ok(NodeUsage { apps, deleted, kept_ms: keep_ms })
     }
 
     fn keep_ms(&self) -> u64 {
@@ -233,11 +248,29 @@ impl Control {
         app: &AppName,
         fate: Option<DataFate>,
     ) -> Result<(), ControlError> {
-        let stores = self.stores_on_disk(tenant, app).await?;
-        if fate.is_some() || stores.is_empty() {
+        if fate.is_some() {
             return Ok(());
         }
-        let stores: Vec<String> = stores.iter().map(|store| format!("{} {}", store.kind, store.name)).collect();
+        let (data, place) = (self.runtime.data().clone(), (tenant.clone(), app.clone()));
+        let stores: Vec<String> = blocking(move || {
+            let (tenant, app) = &place;
+            let mut stores = Vec::new();
+            for (kind, found) in [
+                (StoreKind::Kv, data.kv.list_stores(tenant, app)?),
+                (StoreKind::Sql, data.sql.list_stores(tenant, app)?),
+                (StoreKind::Blob, data.buckets.list_stores(tenant, app)?),
+            ] {
+                stores.extend(found.iter().map(|(name, _)| format!("{kind} {name}")));
+            }
+            // Their files need not be counted.
+            let volumes = data.volumes.names(tenant, app)?;
+            stores.extend(volumes.iter().map(|name| format!("{} {name}", StoreKind::Files)));
+            Ok(stores)
+        })
+        .await?;
+        if stores.is_empty() {
+            return Ok(());
+        }
         let kept = humantime_of(self.config.keep_deleted);
         Err(ControlError::Conflict(format!(
             "the app `{app}` has data ({}); delete it with `data=keep`, which keeps the data aside for {kept}, or with \
@@ -290,7 +323,9 @@ impl Control {
         let data = self.runtime.data();
         let kv = data.kv.move_app(tenant, app, &place.join("kv")).await?;
         let sql = data.sql.move_app(tenant, app, &place.join("sql")).await?;
-        if time_ms == AT_ONCE || !(kv || sql) {
+        let blob = data.buckets.move_app(tenant, app, &place.join("blob")).await?;
+        let files = data.volumes.move_app(tenant, app, &place.join("files")).await?;
+        if time_ms == AT_ONCE || !(kv || sql || blob || files) {
             blocking(move || Ok(remove(&place)?)).await?;
         }
         Ok(())
@@ -303,6 +338,8 @@ impl Control {
         let data = self.runtime.data();
         let mut found = data.kv.apps()?;
         found.extend(data.sql.apps()?);
+        found.extend(data.buckets.apps()?);
+        found.extend(data.volumes.apps()?);
         found.sort();
         found.dedup();
         if found.is_empty() {
@@ -341,7 +378,6 @@ struct Deleted {
     tenant: Tenant,
     app: AppName,
     time_ms: u64,
-    bytes: u64,
     path: PathBuf,
 }
 
@@ -356,8 +392,7 @@ fn deleted(dir: &Path) -> Result<Vec<Deleted>, StoreError> {
                 Some((tenant, app.parse().ok()?, time_ms.parse().ok()?))
             };
             let Some((tenant, app, time_ms)) = read() else { continue };
-            let bytes = size_of(&path)?;
-            all.push(Deleted { tenant, app, time_ms, bytes, path });
+            all.push(Deleted { tenant, app, time_ms, path });
         }
     }
     all.sort_by_key(|found| found.time_ms);
@@ -377,18 +412,42 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// The bytes of the files in a folder and in its folders: a file of each store, in two of them.
-fn size_of(path: &Path) -> Result<u64, StoreError> {
+/// The bytes of an app's data: what volumes count for themselves, and the files of the other stores.
+fn size_of(place: &Path) -> Result<u64, StoreError> {
     let mut bytes = 0;
-    for path in entries(path)? {
-        bytes += match fs::metadata(&path) {
-            Ok(found) if found.is_dir() => size_of(&path)?,
+    for of_kind in entries(place)? {
+        bytes += if name_of(&of_kind) == Some(StoreKind::Files.as_str()) {
+            // As deep as functions like, which a path cannot always name.
+            tree::count(&of_kind).map_err(|error| StoreError::io(&of_kind, error))?.bytes
+        } else {
+            size_of_files(&of_kind)?
+        };
+    }
+    Ok(bytes)
+}
+
+/// The bytes of the files in a folder and in its folders, which are few.
+fn size_of_files(folder: &Path) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for path in entries(folder)? {
+        bytes += match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => size_of_files(&path)?,
             Ok(found) => found.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(StoreError::io(&path, error)),
         };
     }
     Ok(bytes)
+}
+
+/// Whether all that is left are the empty folders of the kinds: somebody brought the data back by hand.
+fn is_empty(place: &Path) -> Result<bool, StoreError> {
+    for of_kind in entries(place)? {
+        if !entries(&of_kind)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the folder for an app's data. What a crash has left of one that was to go at once goes now.
@@ -406,10 +465,7 @@ fn make_place(place: &Path, time_ms: u64) -> Result<(), StoreError> {
 }
 
 fn remove(place: &Path) -> Result<(), StoreError> {
-    match fs::remove_dir_all(place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(place, error)),
-        _ => Ok(()),
-    }
+    tree::remove(place).map_err(|error| StoreError::io(place, error))
 }
 
 /// A duration as people write it: `7days`.

@@ -8,10 +8,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, stream::BoxStream};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use minnow_model::Code;
-use minnow_runtime::{Body, BodyError};
+use minnow_runtime::{Body, BodyError, data::Granted};
+use minnow_store::{BucketError, bucket::Content as BlobContent};
 use tokio::fs::File;
 
 use crate::{
@@ -105,6 +107,8 @@ pub(crate) enum ResponseError {
     Function(BodyError),
     #[error("a static file cannot be read")]
     File(#[from] io::Error),
+    #[error("a blob cannot be read")]
+    Blob(#[from] BucketError),
 }
 
 /// The body of a response. The request counts as running until this is dropped, and dropping a function's body before its
@@ -137,6 +141,7 @@ pub(crate) enum Content {
         sized: bool,
     },
     File(FileBody),
+    Blob(BlobBody),
 }
 
 impl ResponseBody {
@@ -174,6 +179,7 @@ impl HttpBody for ResponseBody {
             }
             Content::Function { body, .. } => Pin::new(body).poll_frame(context).map_err(ResponseError::Function),
             Content::File(file) => file.poll_piece(context),
+            Content::Blob(blob) => blob.poll_piece(context),
         };
         if let Poll::Ready(Some(Err(error))) = polled {
             // hyper throws away what it has not sent yet when a body fails: let it send that first, and ask again.
@@ -200,6 +206,7 @@ impl HttpBody for ResponseBody {
             Content::Bytes(bytes) => bytes.is_empty(),
             Content::Function { body, .. } => body.is_end_stream(),
             Content::File(file) => file.left_bytes == 0,
+            Content::Blob(blob) => blob.left_bytes == 0,
         }
     }
 
@@ -210,6 +217,7 @@ impl HttpBody for ResponseBody {
             Content::Function { body, sized: true } => body.size_hint(),
             Content::Function { sized: false, .. } => SizeHint::default(),
             Content::File(file) => SizeHint::with_exact(file.left_bytes),
+            Content::Blob(blob) => SizeHint::with_exact(blob.left_bytes),
         }
     }
 }
@@ -246,5 +254,44 @@ impl FileBody {
             }
             Err(error) => Poll::Ready(Some(Err(error.into()))),
         }
+    }
+}
+
+/// Part of a blob, read one piece ahead of the client.
+pub(crate) struct BlobBody {
+    pieces: BoxStream<'static, Result<Bytes, BucketError>>,
+    /// What is left of the piece that was read last.
+    piece: Bytes,
+    left_bytes: u64,
+    _held: Option<OpenFile>,
+    /// Keeps the app's data where it is.
+    _buckets: Arc<Granted>,
+}
+
+impl BlobBody {
+    /// All of `content`, of one of `buckets`.
+    pub(crate) fn new(content: BlobContent, held: Option<OpenFile>, buckets: Arc<Granted>) -> Self {
+        let left_bytes = content.remaining();
+        let pieces = futures::stream::try_unfold(content, async |mut content| {
+            Ok(content.next().await?.map(|piece| (piece, content)))
+        });
+        Self { pieces: pieces.boxed(), piece: Bytes::new(), left_bytes, _held: held, _buckets: buckets }
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if self.left_bytes == 0 {
+            return Poll::Ready(None);
+        }
+        if self.piece.is_empty() {
+            self.piece = match ready!(self.pieces.poll_next_unpin(context)) {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()))),
+            };
+        }
+        // The store's pieces are larger than those that a client has `write_timeout` for.
+        let piece = self.piece.split_to(self.piece.len().min(FILE_PIECE_BYTES));
+        self.left_bytes = self.left_bytes.saturating_sub(piece.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }

@@ -25,7 +25,8 @@ pub struct GatewayConfig {
     /// which load balancers drop theirs, so that they do not send a request into a closing connection.
     pub idle_timeout: Duration,
     /// How long a client may take for one piece of a response, at most 64 KiB of a file, and for the end of it. Default
-    /// 60 s, as nginx has it between two reads: one kilobyte a second is enough.
+    /// 60 s, as nginx has it between two reads: one kilobyte a second is enough. The same for 64 KiB of an upload to a signed
+    /// URL, which no function bounds.
     pub write_timeout: Duration,
     /// The most client connections at once, on all workers together; beyond it new ones are closed at once. Default
     /// 20,000: about 20 KiB each while idle, so 400 MB at worst. The process needs as many file descriptors.
@@ -86,6 +87,18 @@ pub(crate) const FILE_PIECE_BYTES: usize = 64 * 1024;
 
 /// Large files that may be sent at once however few connections there may be: what a browser asks for at once, twice.
 pub(crate) const MIN_OPEN_FILES: usize = 256;
+
+/// Blobs that may be sent to clients at once, beside those that have no file. Each has up to 512 KiB (a piece and the one that is
+/// read ahead), so up to 256 MiB.
+pub(crate) const BLOBS_SENT: usize = 512;
+
+/// What has to be there of an upload before it takes one of its bucket's places, in bytes, or all of it: avatars and thumbnails
+/// never take one, and who sends a byte now and then gets none.
+pub(crate) const EARLY_BYTES: usize = 256 * 1024;
+
+/// Memory for the beginnings of uploads, in bytes: those of 512 at least. Buffers that grow take up to twice as much. Beyond it an
+/// upload takes its place at once.
+pub(crate) const ALL_EARLY_BYTES: usize = 512 * EARLY_BYTES;
 
 /// Memory for small static files of all apps. 8 MiB holds the scripts, styles and pages of dozens of sites; beyond it the
 /// page cache serves.

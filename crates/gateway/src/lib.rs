@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`config`] (what can be set), [`listen`] (the threads and their sockets), `worker` (one thread:
 //! accepting, timeouts, draining), `connection` (one client), `request` (the hot path, top to bottom in one file), then
-//! what it uses: `host` (which app), `target` (which version, function or file), `headers`, `ids`, `body`, `files`,
-//! `range`, `span` and `refusal`.
+//! what it uses: `host` (which app), `target` (which version, function or file), `headers`, `ids`, `body`, `files`, `blob`
+//! (signed URLs), `range`, `span` and `refusal`.
 //!
 //! Each worker is one thread with its own listener, connections and sandboxes. A request stays on the thread that accepted
 //! its connection, and on its way to a function it takes no lock and does no I/O of the gateway's own.
@@ -16,6 +16,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod blob;
 mod body;
 pub mod config;
 mod connection;

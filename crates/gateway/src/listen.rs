@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     GatewayConfig,
+    blob::BlobPlaces,
     config::BACKLOG,
     files::FileCache,
     worker::{Node, Worker},
@@ -67,7 +68,8 @@ impl Gateway {
     pub fn start(self, sockets: Sockets) -> Result<Listening, StartError> {
         let Sockets { addr, listeners } = sockets;
         let files = FileCache::new(Arc::clone(&self.blobs), self.config.max_connections);
-        let node = Arc::new(Node { files, gateway: self, open: 0.into(), streams: 0.into() });
+        let node = Node { files, blob_places: BlobPlaces::default(), gateway: self, open: 0.into(), streams: 0.into() };
+        let node = Arc::new(node);
         let (stop, stopped) = watch::channel(None);
         let (started, starts) = mpsc::channel();
         let workers = listeners

@@ -12,10 +12,12 @@ use http_body::Body as HttpBody;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minnow_model::{Code, RequestId};
 use minnow_runtime::{
-    Body, Function, Invocation, TraceContext, invocation::Upgrade, remove_hop_by_hop, response::content_length,
+    Body, Function, Invocation, TraceContext, data::signed, invocation::Upgrade, remove_hop_by_hop,
+    response::content_length,
 };
 
 use crate::{
+    blob,
     body::{Content, NoBody, RequestBody, ResponseBody},
     connection::{Connection, InFlight},
     headers::{X_REQUEST_ID, ask_for_websocket, join_cookies, set_forwarded, set_upgrade},
@@ -57,6 +59,9 @@ pub(crate) async fn handle(
             run(connection, head, incoming, call).await
         }
         Ok((Target::File(found), _)) => send_file(node, found, &head).await,
+        Ok((Target::Blob(app), _)) => {
+            blob::answer(connection, &app, &head, incoming).await.map_err(|refusal| Answer { refusal, counted: true })
+        }
         Ok((Target::Folder, _)) => Ok(redirect_into_folder(node, &head.uri)),
         Ok((Target::NotAllowed(allow), _)) => Err(Answer::gateway(Refusal::method_not_allowed(allow))),
         Ok((Target::Nothing, _)) => Err(Answer::gateway(Code::NoRoute.into())),
@@ -88,7 +93,7 @@ pub(crate) async fn handle(
 /// A request that is not answered by what it asked for, and who counts it.
 struct Answer {
     refusal: Refusal,
-    /// The runtime counts what it refuses, with the function's name.
+    /// The runtime counts what it refuses, with the function's name; requests to signed URLs are counted apart.
     counted: bool,
 }
 
@@ -120,7 +125,12 @@ fn locate(node: &Node, head: &request::Parts) -> Result<(Target, Option<Authorit
         HostName::App(label) => live.get(&*lower_case(label)),
         HostName::Bare => node.config.default_app.as_ref().and_then(|app| live.get(app)),
     };
-    let version = app.and_then(|app| target::version(app, &head.headers)).ok_or(Code::UnknownApp)?;
+    let app = app.ok_or(Code::UnknownApp)?;
+    // Before the routes: a signed URL is good whatever routes and files its app has.
+    if head.uri.path().starts_with(signed::PREFIX) {
+        return Ok((Target::Blob(Arc::clone(app)), authority));
+    }
+    let version = target::version(app, &head.headers).ok_or(Code::UnknownApp)?;
     Ok((target::find(version, &head.method, head.uri.path()), authority))
 }
 

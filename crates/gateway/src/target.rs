@@ -6,7 +6,7 @@ use http::{HeaderMap, Method};
 use minnow_model::{
     BundledFile,
     deployment::{pick, sticky_draw, sticky_value},
-    path,
+    media_type, path,
     route::Found,
 };
 use minnow_runtime::{Function, LiveApp, LiveVersion};
@@ -23,6 +23,8 @@ pub(crate) enum Target {
         script_len: usize,
     },
     File(FoundFile),
+    /// A blob of this app, by a signed URL.
+    Blob(Arc<LiveApp>),
     /// The path is a folder's without the `/` that makes relative links work.
     Folder,
     /// The path exists for these methods only.
@@ -75,7 +77,7 @@ pub(crate) fn find(version: &LiveVersion, method: &Method, path: &str) -> Target
                 allow.dedup();
                 Target::NotAllowed(allow)
             }
-            Target::Function { .. } | Target::Nothing => Target::NotAllowed(allow),
+            Target::Function { .. } | Target::Blob(_) | Target::Nothing => Target::NotAllowed(allow),
         },
         Found::None => static_file(&version.files, method, path),
     }
@@ -94,7 +96,7 @@ fn static_file(files: &BTreeMap<String, BundledFile>, method: &Method, path: &st
     if !is_read(method) {
         return Target::NotAllowed(vec!["GET".into(), "HEAD".into()]);
     }
-    Target::File(FoundFile { file: file.clone(), content_type: content_type(name) })
+    Target::File(FoundFile { file: file.clone(), content_type: media_type(name) })
 }
 
 /// The file whose name is `start` and `end` together.
@@ -114,17 +116,6 @@ fn find_joined<'a>(
 
 fn is_read(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
-}
-
-/// The media type by the name's ending. Text is UTF-8, as every tool writes it now.
-fn content_type(name: &str) -> Cow<'static, str> {
-    let Some(mime) = mime_guess::from_path(name).first_raw() else { return "application/octet-stream".into() };
-    match mime {
-        "text/html" => "text/html; charset=utf-8".into(),
-        "application/javascript" | "text/javascript" => "text/javascript; charset=utf-8".into(),
-        _ if mime.starts_with("text/") => format!("{mime}; charset=utf-8").into(),
-        _ => mime.into(),
-    }
 }
 
 #[cfg(test)]
@@ -169,7 +160,7 @@ mod tests {
                 Target::File(found) => names.iter().copied().find(|name| files[*name] == found.file).unwrap(),
                 Target::Folder => "folder",
                 Target::Nothing => "nothing",
-                Target::NotAllowed(_) | Target::Function { .. } => "something else",
+                Target::NotAllowed(_) | Target::Blob(_) | Target::Function { .. } => "something else",
             };
             assert_eq!(found, expected, "{path}");
         }
@@ -219,12 +210,13 @@ mod tests {
                 functions: Vec::new(),
                 files: files(&names),
                 sticky: None,
+                buckets: Arc::default(),
             };
             let found = match find(&version, &method, path) {
                 Target::File(_) => "file".into(),
                 Target::Folder => "folder".into(),
                 Target::NotAllowed(allow) => allow.join(","),
-                Target::Function { .. } | Target::Nothing => String::from("function"),
+                Target::Function { .. } | Target::Blob(_) | Target::Nothing => String::from("function"),
             };
             assert_eq!(found, expected, "{method} {path} beside {route}");
         }
@@ -239,25 +231,6 @@ mod tests {
                 Target::NotAllowed(allow) => assert_eq!(allow, ["GET", "HEAD"]),
                 _ => panic!("{method}"),
             }
-        }
-    }
-
-    #[test]
-    fn the_content_type_follows_the_ending() {
-        for (name, expected) in [
-            ("/index.html", "text/html; charset=utf-8"),
-            ("/style.css", "text/css; charset=utf-8"),
-            ("/script.js", "text/javascript; charset=utf-8"),
-            ("/module.mjs", "text/javascript; charset=utf-8"),
-            ("/a.txt", "text/plain; charset=utf-8"),
-            ("/a.json", "application/json"),
-            ("/a.svg", "image/svg+xml"),
-            ("/a.wasm", "application/wasm"),
-            ("/a.PNG", "image/png"),
-            ("/a.unknown-ending", "application/octet-stream"),
-            ("/LICENSE", "application/octet-stream"),
-        ] {
-            assert_eq!(content_type(name), expected, "{name}");
         }
     }
 }

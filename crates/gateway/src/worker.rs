@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    blob::BlobPlaces,
     config::{
         DRAIN_GRACE, GatewayConfig, HTTP2_CONNECTION_WINDOW, HTTP2_PING, HTTP2_STREAM_WINDOW, HTTP2_STREAMS,
         MIN_HEADER_BYTES,
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) struct Node {
     pub(crate) gateway: Gateway,
     pub(crate) files: FileCache,
+    pub(crate) blob_places: BlobPlaces,
     /// Client connections on all workers.
     pub(crate) open: AtomicUsize,
     /// Requests of HTTP/2 clients on all workers, from their head until the client has taken the response.

@@ -59,8 +59,11 @@ enum Verb {
     Config(verb::config::ConfigArgs),
     Secret(verb::secret::SecretArgs),
     Kv(verb::kv::KvArgs),
+    Blob(verb::blob::BlobArgs),
     Sql(verb::sql::SqlArgs),
     Usage(verb::usage::UsageArgs),
+    Backup(verb::backup::BackupArgs),
+    Restore(verb::restore::RestoreArgs),
     Logs(verb::logs::LogsArgs),
     Invoke(verb::invoke::InvokeArgs),
     Completions(verb::completions::CompletionsArgs),
@@ -86,8 +89,11 @@ impl Cli {
             Verb::Config(args) => args.wants_json(),
             Verb::Secret(args) => args.wants_json(),
             Verb::Kv(args) => args.wants_json(),
+            Verb::Blob(args) => args.wants_json(),
             Verb::Sql(args) => args.wants_json(),
             Verb::Usage(args) => args.json.json,
+            Verb::Backup(args) => args.json.json,
+            Verb::Restore(args) => args.json.json,
             Verb::Logs(args) => args.json.json,
             Verb::Invoke(args) => args.json.json,
         }
@@ -114,8 +120,11 @@ impl Cli {
             Verb::Config(args) => block_on(verb::config::run(args)),
             Verb::Secret(args) => block_on(verb::secret::run(args)),
             Verb::Kv(args) => block_on(verb::kv::run(args)),
+            Verb::Blob(args) => block_on(verb::blob::run(args)),
             Verb::Sql(args) => block_on(verb::sql::run(args)),
             Verb::Usage(args) => block_on(verb::usage::run(args)),
+            Verb::Backup(args) => block_on(verb::backup::run(args)),
+            Verb::Restore(args) => block_on(verb::restore::run(args)),
             Verb::Logs(args) => block_on(verb::logs::run(args)),
             Verb::Invoke(args) => block_on(verb::invoke::run(args)),
             Verb::Completions(args) => verb::completions::run(&args),
@@ -126,7 +135,10 @@ impl Cli {
 /// Runs a verb that is a client: one thread is enough.
 fn block_on(verb: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(verb)
+    let done = runtime.block_on(verb);
+    // A thread that waits for stdin is not waited for.
+    runtime.shutdown_background();
+    done
 }
 
 /// The node that a verb talks to.
@@ -289,6 +301,22 @@ mod tests {
             (&["secret", "list", "--json"], true),
             (&["secret", "delete", "A"], true),
             (&["secret", "rotate", "--json"], true),
+            (&["kv", "set", "a/b", "k", "v", "--ttl", "1s"], true),
+            (&["kv", "set", "a/b", "k", "v", "--ttl", "0s"], false),
+            (&["kv", "set", "a/b", "k", "v", "--ttl", "10ms"], false),
+            (&["blob"], false),
+            (&["blob", "put", "a/b", "k"], true),
+            (&["blob", "put", "a/b", "k", "-", "--metadata", "by=Ada", "--metadata", "x=", "--json"], true),
+            (&["blob", "put", "a/b", "k", "f", "--metadata", "by"], false),
+            (&["blob", "get", "b", "k", "f", "--force"], true),
+            (&["blob", "get", "a/b"], false),
+            (&["blob", "list", "a/b", "p/", "--delimiter", "/", "--limit", "5"], true),
+            (&["blob", "list", "a/b", "--delimiter", ""], false),
+            (&["blob", "delete", "a/b"], false),
+            (&["blob", "sign", "a/b", "k", "--expires", "7d"], true),
+            (&["blob", "sign", "a/b", "k", "--expires", "0s"], false),
+            (&["blob", "sign", "a/b", "k", "--max-size", "1MiB"], false),
+            (&["blob", "sign", "a/b", "k", "--put", "--max-size", "1MiB", "--content-type", "a/b"], true),
             (&["logs", "hello", "-f", "--since", "10m"], true),
             (&["logs", "hello", "--since", "yesterday"], false),
             (&["logs", "hello", "--limit", "0"], true),
@@ -297,6 +325,13 @@ mod tests {
             (&["invoke", "hello/api", "-X", "POST", "-H", "a: b", "-H", "c: d", "-d", "{}", "--path", "/x"], true),
             (&["invoke", "hello"], false),
             (&["invoke", "hello/api", "-H", "nocolon"], false),
+            (&["backup"], false),
+            (&["backup", "dir"], true),
+            (&["backup", "shop", "blog", "both.tar.zst", "--json"], true),
+            (&["restore"], false),
+            (&["restore", "f", "--app", "shop", "--as", "new", "--replace", "--json"], true),
+            (&["restore", "f", "--as", "New"], false),
+            (&["restore", "f", "g"], false),
             (&["completions", "bash"], true),
             (&["completions", "cmd.exe"], false),
             (&["unknown"], false),

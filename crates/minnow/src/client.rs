@@ -14,9 +14,12 @@ use reqwest::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
+mod backup;
+mod buckets;
 mod error;
 mod stores;
 
+pub use buckets::{FoundBlob, NewBlob};
 pub use error::{ApiError, ApiProblem};
 
 /// A connection that takes longer does not come about.

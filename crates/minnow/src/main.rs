@@ -14,6 +14,8 @@ mod cli_docs;
 mod client;
 mod credentials;
 mod dev;
+mod duration;
+mod input;
 mod node_log;
 mod output;
 mod pack;

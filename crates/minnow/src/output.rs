@@ -126,6 +126,11 @@ pub fn age(then_ms: u64, now_ms: u64) -> String {
     }
 }
 
+/// How long ago a time was, for tables: `3m ago`.
+pub fn ago(then_ms: u64, now_ms: u64) -> String {
+    format!("{} ago", age(then_ms, now_ms))
+}
+
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -19,14 +19,36 @@ pub enum Progress {
 impl Progress {
     /// An upload of `bytes`.
     pub fn uploading(self, bytes: u64) -> ProgressBar {
-        if self == Self::Hidden || bytes == 0 {
+        if bytes == 0 { ProgressBar::hidden() } else { self.moving("uploading", Some(bytes)) }
+    }
+
+    /// Bytes that pass, of which it may be known how many there are. `what` says which way they go.
+    pub fn moving(self, what: &'static str, bytes: Option<u64>) -> ProgressBar {
+        if self == Self::Hidden {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
+        let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr());
+        let template = match bytes {
+            Some(_) => format!("{what} {{bar:30}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}}"),
+            None => format!("{what} {{bytes}} {{bytes_per_sec}}"),
+        };
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
         // At once, also where the first bytes take their time.
+        bar.tick();
+        bar
+    }
+
+    /// Something of unknown length that comes.
+    pub fn receiving(self, what: &'static str) -> ProgressBar {
+        if self == Self::Hidden {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_prefix(what);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {bytes} {bytes_per_sec}") {
+            bar.set_style(style);
+        }
         bar.tick();
         bar
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anstyle::AnsiColor;
-use minnow_model::manifest::ManifestErrors;
+use minnow_model::{AppName, manifest::ManifestErrors};
 
 use crate::client::ApiError;
 
@@ -102,6 +102,11 @@ pub fn print(error: &anyhow::Error, style: Style) {
 /// Prints a warning on stderr.
 pub fn warn(what: impl Display) {
     let _ = writeln!(anstream::stderr(), "{WARNING}warning:{WARNING:#} {what}");
+}
+
+/// Warns that something was set for an app that nobody has published: its name may be misspelt.
+pub fn unpublished(app: &AppName) {
+    warn(format_args!("nothing was published of {app} before; is this its name?"));
 }
 
 /// The reader of stdout went away.

@@ -17,6 +17,7 @@ pub mod grant;
 pub mod limits;
 pub mod log;
 pub mod manifest;
+mod media;
 pub mod name;
 pub mod path;
 pub mod problem;
@@ -33,6 +34,7 @@ pub use grant::{
 pub use limits::{LimitCaps, Limits};
 pub use log::{Level, LogLine, LogSource};
 pub use manifest::Manifest;
+pub use media::media_type;
 pub use name::{AppName, FunctionName, RequestId, StoreName, Tenant};
 pub use problem::{Code, Problem};
 pub use route::RoutePattern;

@@ -82,6 +82,8 @@ pub struct Config {
     pub log_total_bytes: Option<u64>,
     /// Gets every log line of every app, for `dev` to print; a line that does not fit is left out.
     pub log_echo: Option<mpsc::Sender<LogLine>>,
+    /// Whether versions go live whose functions lack secrets or stores of other apps, for `dev`: [`ControlConfig::lenient`].
+    pub lenient: bool,
 }
 
 /// What the command line says; it wins over the file.
@@ -144,6 +146,7 @@ impl Config {
             log_segments_per_app: None,
             log_total_bytes: None,
             log_echo: None,
+            lenient: false,
         }
     }
 

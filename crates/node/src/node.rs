@@ -213,6 +213,7 @@ fn control_config(config: &Config, http: SocketAddr) -> ControlConfig {
     let mut control = ControlConfig::new(http, domain);
     control.default_app = config.default_app.clone();
     control.caps = config.caps;
+    control.lenient = config.lenient;
     control.secrets_key.clone_from(&config.secrets_key);
     control.keep_deleted = config.keep_deleted;
     if let Some(bytes) = config.max_bundle_bytes {

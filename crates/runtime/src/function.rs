@@ -15,6 +15,7 @@ use minnow_model::{
     manifest::Instances,
 };
 use minnow_telemetry::FunctionMetrics;
+use tokio::sync::Semaphore;
 
 use crate::{
     Runtime,
@@ -26,6 +27,10 @@ use crate::{
     meter::{monotonic_ns, now_ms},
     wasm::{Crew, WarmInstance},
 };
+
+/// Folders that the sandboxes of a function list at once in WASI preview 1: one reads the whole folder for each piece of the list, and
+/// the node has only a few turns for all.
+const LISTING_OF_FUNCTION: usize = 1;
 
 /// Everything the runtime needs to know of a function. Small, since a node holds thousands that are idle.
 #[derive(Clone, PartialEq)]
@@ -39,6 +44,8 @@ pub struct FunctionSpec {
     pub env: Arc<BTreeMap<String, String>>,
     /// What no line of its log may hold.
     pub secrets: Secrets,
+    /// Whether it lacks a secret that it was granted, and so is not run.
+    pub lacks_secrets: bool,
     /// The stores and locks that it may use; one that is shared where there are none.
     pub granted: Arc<Granted>,
     pub egress: Arc<[EgressRule]>,
@@ -49,7 +56,20 @@ pub struct FunctionSpec {
 /// Of `env` only the names: its values may be secrets.
 impl fmt::Debug for FunctionSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tenant, app, version, function, code, env, secrets, granted, egress, instances, limits } = self;
+        let Self {
+            tenant,
+            app,
+            version,
+            function,
+            code,
+            env,
+            secrets,
+            lacks_secrets,
+            granted,
+            egress,
+            instances,
+            limits,
+        } = self;
         f.debug_struct("FunctionSpec")
             .field("tenant", tenant)
             .field("app", app)
@@ -58,6 +78,7 @@ impl fmt::Debug for FunctionSpec {
             .field("code", code)
             .field("env", &env.keys().collect::<Vec<_>>())
             .field("secrets", secrets)
+            .field("lacks_secrets", lacks_secrets)
             .field("granted", granted)
             .field("egress", egress)
             .field("instances", instances)
@@ -95,6 +116,8 @@ pub struct Function {
     /// Whether the sweep knows of this function.
     is_swept: AtomicBool,
     crew: Crew,
+    /// The function's turn to list a folder of a volume in WASI preview 1.
+    listing: OnceLock<Arc<Semaphore>>,
     js: OnceLock<Box<Team>>,
     printing: LineRate,
 }
@@ -112,6 +135,7 @@ impl Function {
             warm: Mutex::default(),
             is_swept: AtomicBool::new(false),
             crew: Crew::default(),
+            listing: OnceLock::new(),
             js: OnceLock::new(),
             printing: LineRate::default(),
             spec,
@@ -169,6 +193,10 @@ impl Function {
 
     pub(crate) fn crew(&self) -> &Crew {
         &self.crew
+    }
+
+    pub(crate) fn listing(&self) -> &Arc<Semaphore> {
+        self.listing.get_or_init(|| Arc::new(Semaphore::new(LISTING_OF_FUNCTION)))
     }
 
     pub(crate) fn js_if_any(&self) -> Option<&Team> {
@@ -329,6 +357,7 @@ mod tests {
             code: FunctionCode::Wasm { digest: Digest::of(b"code"), kind: GuestKind::Http02 },
             env: Arc::new(BTreeMap::from([("API_KEY".to_owned(), "hunter2".to_owned())])),
             secrets: Secrets::default(),
+            lacks_secrets: false,
             granted: Arc::default(),
             egress: Arc::new([]),
             instances: Instances::default(),

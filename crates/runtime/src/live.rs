@@ -8,7 +8,7 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use minnow_model::{AppName, BundledFile, FunctionName, Version, manifest::Sticky, route::Router};
 
-use crate::Function;
+use crate::{Function, data::Granted};
 
 /// The apps that get traffic. Reading is one atomic load; a change swaps the whole map, so a request sees one state from
 /// its start to its end.
@@ -30,6 +30,9 @@ pub struct LiveVersion {
     pub functions: Vec<Arc<Function>>,
     pub files: BTreeMap<String, BundledFile>,
     pub sticky: Option<Sticky>,
+    /// The app's own buckets, which signed URLs reach without a function. Whoever serves one keeps this until it is done, so that
+    /// nobody takes the data of a deleted app away meanwhile.
+    pub buckets: Arc<Granted>,
 }
 
 impl LiveVersion {

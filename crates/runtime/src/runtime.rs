@@ -116,6 +116,7 @@ pub struct Runtime {
     idle: AtomicU32,
     max_idle: u32,
     pub(crate) egress: Egress,
+    pub(crate) file_roots: wasm::Roots,
     engines: Engines,
     data: Data,
     js: Arc<js::Engine>,
@@ -160,6 +161,9 @@ impl Runtime {
             .weight_capacity(config.code_bytes)
             .build()
             .map_err(|error| StartError::Cache(error.to_string()))?;
+        let nowhere = config.tmp_dir.join("nowhere");
+        let file_roots =
+            wasm::Roots::new(nowhere.clone()).map_err(|error| StartError::Directory { path: nowhere, error })?;
         let js = js::Engine::new(config.js, config.executable, config.data_dir, config.blobs)?;
         let runtime = Arc::new(Self {
             logs,
@@ -169,6 +173,7 @@ impl Runtime {
             idle: AtomicU32::new(0),
             max_idle: config.sandboxes.div_ceil(2),
             egress: Egress::new(config.private_networks, config.outbound_connections)?,
+            file_roots,
             engines,
             data: config.data,
             js,
@@ -187,6 +192,10 @@ impl Runtime {
     pub async fn invoke(self: &Arc<Self>, function: &Arc<Function>, mut invocation: Invocation) -> Outcome {
         let id = invocation.id;
         let arrived = Instant::now();
+        if function.spec().lacks_secrets {
+            function.metrics().record_refused(ProblemCode::SecretMissing, arrived.elapsed());
+            return Err(problem(ProblemCode::SecretMissing, id));
+        }
         let place = match Place::take(self, function).await {
             Ok(place) => place,
             Err(code) => {

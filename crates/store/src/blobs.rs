@@ -150,6 +150,24 @@ impl Blobs {
         }
     }
 
+    /// Makes the file `from`, which is on the same file system, durable and the blob with this digest. The caller has made sure that it
+    /// is. Blocking.
+    pub fn adopt(&self, digest: &Digest, from: &Path) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        let adopt = || -> io::Result<()> {
+            File::open(from)?.sync_all()?;
+            if let Some(folder) = path.parent() {
+                create_private(folder)?;
+                sync_parent(folder)?;
+            }
+            let _ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+            File::open(from)?.set_modified(SystemTime::now())?;
+            fs::rename(from, &path)?;
+            sync_parent(&path)
+        };
+        adopt().map_err(|error| StoreError::io(&path, error))
+    }
+
     /// Removes the blob; one that is not there is removed already. Blocking.
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.path(digest);

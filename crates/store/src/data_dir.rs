@@ -9,6 +9,8 @@ use std::{
 
 use rustix::fs::FlockOperation;
 
+use crate::volume::tree;
+
 /// The format that this version of Minnow writes. It grows when an older version could not read the directory any more.
 const FORMAT: u32 = 1;
 
@@ -91,10 +93,8 @@ impl DataDir {
         let dir = Self { root: root.to_owned(), _lock: lock };
         dir.require_database()?;
         let tmp = dir.tmp();
-        match fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&tmp)(error)),
-            _ => {}
-        }
+        // What sandboxes have left may be deeper than `remove_dir_all` can go.
+        tree::remove(&tmp).map_err(at(&tmp))?;
         for sub in [dir.blobs(), dir.compiled(), dir.logs(), tmp] {
             create_private(&sub).map_err(at(&sub))?;
         }
@@ -116,10 +116,14 @@ impl DataDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
             _ => {}
         }
-        for content in [self.blobs(), self.compiled(), self.kv(), self.sql()] {
+        for content in [self.blobs(), self.compiled(), self.kv(), self.sql(), self.blob()] {
             if holds_file(&content, CONTENT_DEPTH).map_err(at(&content))? {
                 return Err(DataDirError::NoDatabase { path });
             }
+        }
+        let files = self.files();
+        if holds_file(&files, VOLUME_DEPTH).map_err(at(&files))? {
+            return Err(DataDirError::NoDatabase { path });
         }
         Ok(())
     }
@@ -155,6 +159,16 @@ impl DataDir {
     /// The SQL stores of apps.
     pub fn sql(&self) -> PathBuf {
         self.root.join("sql")
+    }
+
+    /// The volumes of apps.
+    pub fn files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
+    /// The buckets of apps: indexes and content.
+    pub fn blob(&self) -> PathBuf {
+        self.root.join("blob")
     }
 
     /// The stores of apps that were deleted, until they are purged.
@@ -205,12 +219,15 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Creates the directory and what is missing above it, for the node's user alone.
-pub(crate) fn create_private(path: &Path) -> io::Result<()> {
+pub fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Folders above a blob: `sha256` and the first two digits; above a store: its tenant and app. Compiled code has one.
 const CONTENT_DEPTH: u32 = 2;
+
+/// Folders above what a function has put into a volume: tenant, app and volume. Deeper files are in a folder of its own making.
+const VOLUME_DEPTH: u32 = 3;
 
 /// Whether there is a file in `dir`, or in folders down to `depth` below it.
 fn holds_file(dir: &Path, depth: u32) -> io::Result<bool> {
@@ -310,7 +327,13 @@ mod tests {
     #[test]
     fn content_without_its_database_is_refused_and_left_alone() {
         let blob = "blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        for file in [blob, "compiled/0123456789abcdef/2cf24dba.http-0.2", "kv/default/hello/sessions.db"] {
+        for file in [
+            blob,
+            "compiled/0123456789abcdef/2cf24dba.http-0.2",
+            "kv/default/hello/sessions.db",
+            "blob/default/hello/uploads.db",
+            "files/default/hello/data/a.txt",
+        ] {
             let temp = tempfile::tempdir().unwrap();
             let file = temp.path().join(file);
             drop(DataDir::open(temp.path()).unwrap());

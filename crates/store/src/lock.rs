@@ -44,9 +44,9 @@ pub struct Locks(Arc<Shared>);
 /// Why a lock could not be asked for. That others have it is none.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("the name of a lock has 1 to {MAX_NAME_BYTES} bytes, not {0}")]
+    #[error("the name of a lock has {0} bytes; give it 1 to {MAX_NAME_BYTES}")]
     Name(usize),
-    #[error("a lease lasts from 1 ms to 1 h, not {0:?}")]
+    #[error("a lease lasts from 1 ms to 1 h (3600000 ms), not {} ms", .0.as_millis())]
     Lease(Duration),
     #[error("the app holds {MAX_HELD} locks, which is the most; release some first")]
     TooManyHeld,

@@ -187,6 +187,14 @@ impl<T: Send + Sync + 'static> OpenStores<T> {
         tokio::task::spawn_blocking(moved).await.map_err(|_| StoreError::Stopped)?
     }
 
+    /// Makes the folder `from`, which is on the same file system, the stores of an app that has none: all or none, as
+    /// [`OpenStores::move_app`].
+    pub async fn adopt_app(&self, tenant: &Tenant, app: &AppName, from: &Path) -> Result<(), StoreError> {
+        let (stores, app, from) = (self.clone(), (tenant.clone(), app.clone()), from.to_owned());
+        let adopted = move || stores.shared.without(&app, || stores.shared.adopt_app(&app, &from));
+        tokio::task::spawn_blocking(adopted).await.map_err(|_| StoreError::Stopped)?
+    }
+
     /// The apps that have a folder here.
     pub fn apps(&self) -> Result<Vec<(Tenant, AppName)>, StoreError> {
         let mut apps = Vec::new();
@@ -395,6 +403,17 @@ impl<T> Shared<T> {
             sync_dir(parent)?;
         }
         Ok(true)
+    }
+
+    fn adopt_app(&self, (tenant, app): &(Tenant, AppName), from: &Path) -> Result<(), StoreError> {
+        let tenant = self.dir.join(tenant.as_str());
+        create_private(&tenant).map_err(|error| StoreError::io(&tenant, error))?;
+        sync_dir(&self.dir)?;
+        sync_dir(from)?;
+        // Fails where there is a folder with something in it.
+        let dir = tenant.join(app.as_str());
+        fs::rename(from, &dir).map_err(|error| StoreError::io(&dir, error))?;
+        sync_dir(&tenant)
     }
 
     /// Closes the stores of an app that is in `deleting`, so that no other opens. One that is opening just now holds its slot's lock.

@@ -14,7 +14,9 @@ use chacha20poly1305::{
     KeyInit as _, XChaCha20Poly1305, XNonce,
     aead::{Aead as _, Payload},
 };
+use hkdf::Hkdf;
 use minnow_model::digest::Digester;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::data_dir::write_atomically;
@@ -24,6 +26,8 @@ pub const MAX_KEYS: usize = 100;
 /// The longest key file, in bytes: all keys, with a comment to each.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 const KEY_BYTES: usize = 32;
+/// Bytes of a key that is derived for signing: HMAC-SHA256 gains nothing from longer ones (RFC 2104 section 3).
+pub const SIGNING_KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// Modes that no key file may have: anybody may read or write it, or its group may write. Its group may read it, since
 /// systemd's credentials show that mode (systemd.exec(5), LoadCredential).
@@ -69,9 +73,14 @@ pub enum VaultError {
     Random(#[from] getrandom::Error),
 }
 
+/// A key for signing, wiped from memory when it is dropped.
+pub type SigningKey = Zeroizing<[u8; SIGNING_KEY_BYTES]>;
+
 struct Key {
     id: String,
     cipher: XChaCha20Poly1305,
+    /// Made from the key, so that keys for signing can be derived without keeping the key itself (HKDF-Extract, RFC 5869).
+    derive: Hkdf<Sha256>,
 }
 
 impl Key {
@@ -81,7 +90,13 @@ impl Key {
         digester.update(b"minnow key id");
         digester.update(secret);
         let id = digester.finish().hex().chars().take(16).collect();
-        Self { id, cipher: XChaCha20Poly1305::new(&(*secret).into()) }
+        Self { id, cipher: XChaCha20Poly1305::new(&(*secret).into()), derive: Hkdf::new(None, secret) }
+    }
+
+    fn signing(&self, purpose: &str) -> Option<SigningKey> {
+        let mut key = Zeroizing::new([0; SIGNING_KEY_BYTES]);
+        self.derive.expand(purpose.as_bytes(), key.as_mut_slice()).ok()?;
+        Some(key)
     }
 
     fn parse(line: &str) -> Option<Self> {
@@ -130,6 +145,14 @@ impl Vault {
         let payload = Payload { msg: &sealed.bytes, aad: ad.as_bytes() };
         let plain = key.cipher.decrypt(&XNonce::from(sealed.nonce), payload).map_err(|_| VaultError::Damaged)?;
         Ok(Zeroizing::new(plain))
+    }
+
+    /// A key for signing of each key in the file, the newest first (HKDF-SHA256, RFC 5869). Those of another purpose tell
+    /// nothing of them, nor do they of what is sealed.
+    pub fn signing_keys(&self, purpose: &str) -> Vec<SigningKey> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        // Expanding fails only for more than 255 blocks of 32 bytes.
+        keys.iter().rev().filter_map(|key| key.signing(purpose)).collect()
     }
 
     /// The id of the key that seals now.
@@ -290,6 +313,21 @@ mod tests {
             vault.rotate().unwrap();
         }
         assert!(matches!(vault.rotate(), Err(VaultError::TooLong { .. })));
+    }
+
+    #[test]
+    fn keys_for_signing_are_of_their_purpose_and_outlive_a_rotation() {
+        let (_temp, path, vault) = vault();
+        let first = vault.signing_keys("urls");
+        assert_eq!(first.len(), 1);
+        assert_ne!(first, vault.signing_keys("other"));
+        vault.rotate().unwrap();
+        let both = vault.signing_keys("urls");
+        assert_eq!((both.len(), &both[1]), (2, &first[0]), "the newest comes first");
+        assert_ne!(both[0], both[1]);
+        assert_eq!(Vault::load(&path).unwrap().signing_keys("urls"), both);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(both.iter().all(|key| !text.contains(&hex::encode(key.as_slice()))));
     }
 
     #[test]

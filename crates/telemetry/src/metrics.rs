@@ -47,6 +47,7 @@ struct Instruments {
     deployments: AtomicU64,
     gateway: Responses,
     statics: Responses,
+    blobs: Responses,
     compile: Histogram,
     connections: Gauge,
     loaded_code_bytes: Gauge,
@@ -82,6 +83,7 @@ impl Metrics {
             deployments: AtomicU64::new(0),
             gateway: Responses::default(),
             statics: Responses::default(),
+            blobs: Responses::default(),
             compile: Histogram::of_durations(),
             connections: Gauge::default(),
             loaded_code_bytes: Gauge::default(),
@@ -153,7 +155,7 @@ impl Metrics {
         functions.retain(|key, _| !key.is_of(tenant, app));
     }
 
-    /// Counts a request that reached no function and no static file: an unknown host or path, malformed HTTP.
+    /// Counts a request that reached no function, static file or blob: an unknown host or path, malformed HTTP.
     pub fn gateway_request(&self, status: u16, code: Option<Code>) {
         self.instruments.gateway.count(status, code);
     }
@@ -161,6 +163,11 @@ impl Metrics {
     /// Counts a request that was answered from an app's static files.
     pub fn static_request(&self, status: u16) {
         self.instruments.statics.count(status, None);
+    }
+
+    /// Counts a request to a signed URL: one that was answered, or one that was refused with a problem.
+    pub fn blob_request(&self, status: u16, code: Option<Code>) {
+        self.instruments.blobs.count(status, code);
     }
 
     /// Counts an open client connection until the answer is dropped.

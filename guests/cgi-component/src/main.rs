@@ -12,10 +12,14 @@
 //! | `/bad` | output that has no CGI header |
 //! | `/exit` | nothing; exits with failure |
 //! | `/slow?ms=N` | a line at once, another one N milliseconds later (500 by default) |
+//! | `/files` | what came of the steps on stdin, see files.rs of lab-p2 |
 //! | `/log` | "Hello, World!", and a line on stderr |
 
 use std::io::{self, Write};
 use std::time::Duration;
+
+#[path = "../../lab-p2/src/files.rs"]
+mod files;
 
 fn main() -> io::Result<()> {
     let path = std::env::var("PATH_INFO").unwrap_or_default();
@@ -32,6 +36,11 @@ fn main() -> io::Result<()> {
             write!(out, "Content-Type: {kind}\n\n")?;
             out.flush()?;
             echo(&mut io::stdin().lock(), &mut out)?;
+        }
+        "/files" => {
+            let mut steps = Vec::new();
+            io::Read::read_to_end(&mut io::stdin().lock(), &mut steps)?;
+            write!(out, "Content-Type: application/json\n\n{}", files::all(&steps, files::step))?;
         }
         "/count" => {
             let bytes = io::copy(&mut io::stdin().lock(), &mut io::sink())?;

@@ -73,6 +73,14 @@ pub fn call(what: &str, query: &Query, body: &[u8]) -> Done {
             store.set_many(&pairs)?;
             json!({})
         }
+        // Each durable before the next begins.
+        "sets" => {
+            let count = query.number("n", 100);
+            for _ in 0..count {
+                store.set(key, body)?;
+            }
+            json!({ "set": count })
+        }
         // How long one of many takes, in nanoseconds.
         "gets" => {
             let count = query.number("n", 100);

@@ -3,6 +3,8 @@
 #[path = "../../lab-p2/src/answer.rs"]
 #[allow(dead_code)]
 mod answer;
+mod blob;
+mod blobstore;
 mod keyvalue;
 mod locks;
 #[path = "../../lab-p2/src/request.rs"]
@@ -23,6 +25,9 @@ use wasip2::{
 const PATHS: &str = "\
 /kv/get /kv/set /kv/delete /kv/exists /kv/entry /kv/keys /kv/add /kv/append /kv/many /kv/batch /kv/gets?n=N /kv/looks?n=N   ?store=S&key=K
 /sql/run /sql/query /sql/batch /sql/script /sql/transfer /sql/leave-open /sql/forget /sql/cursors?n=N /sql/gets?n=N ?store=S
+/blob/put /blob/get /blob/set /blob/text /blob/head /blob/delete /blob/list /blob/keys /blob/copy /blob/sign   ?store=S&key=K
+/blob/fill?bytes=N&end=finish|drop|trap|forget|stay /blob/uploads?n=N /blob/readers?n=N /blob/overtaken          ?store=S&key=K
+/wasi/draft/CALL /wasi/2024-09-01/CALL   ?store=S&key=K
 /lock?name=N&lease=MS&wait=MS&hold=MS&end=release|drop|trap|loop|forget|keep
 /config?name=N
 ";
@@ -34,18 +39,19 @@ impl Guest for Data {
         let target = request.path_with_query().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let query = Query::parse(query);
-        let body = body(&request);
-        let done = match path.strip_prefix("/kv/").map(|what| keyvalue::call(what, &query, &body)) {
-            Some(done) => done,
-            None => match path {
-                "/" => return answer::text(out, PATHS),
-                "/lock" => locks::hold(&query),
-                "/config" => Ok(json!({ "value": config::get(query.text("name", "")), "all": config::all() })),
-                path => match path.strip_prefix("/sql/") {
-                    Some(what) => sql::call(what, &query, &body),
-                    None => return answer::with_status(out, 404),
-                },
-            },
+        let service = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let done = match (path, service) {
+            ("/", _) => return answer::text(out, PATHS),
+            // These two have no room for a body in memory.
+            ("/blob/put", _) => blob::put(&query, request),
+            ("/blob/get", _) => return blob::get(&query, out),
+            ("/lock", _) => locks::hold(&query),
+            ("/config", _) => Ok(json!({ "value": config::get(query.text("name", "")), "all": config::all() })),
+            (_, ("kv", what)) => keyvalue::call(what, &query, &body(&request)),
+            (_, ("sql", what)) => sql::call(what, &query, &body(&request)),
+            (_, ("blob", what)) => blob::call(what, &query, &body(&request)),
+            (_, ("wasi", what)) => blobstore::call(what, &query, &body(&request)),
+            _ => return answer::with_status(out, 404),
         };
         let done = done.unwrap_or_else(|error| json!({ "error": error.to_string() }));
         answer::json(out, &done);

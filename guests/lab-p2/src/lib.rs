@@ -5,9 +5,11 @@
 
 mod answer;
 mod fetch;
+mod files;
 mod hoard;
 mod misbehave;
 mod probe;
+mod raw;
 mod request;
 mod socket;
 mod stream;
@@ -19,7 +21,7 @@ use request::Query;
 
 const PATHS: &str = "\
 /hello /echo /count /download?bytes=N /sse?n=N&ms=M /trailers
-/env /headers /random /clock /state /files /socket?addr=A /log
+/env /headers /random /clock /state /files /do-files /socket?addr=A /log
 /status?code=N /burn?ms=N /alloc?mb=N /sleep?ms=N /fetch?url=U /fetch-many?url=U&n=N
 /panic /exit?code=N /loop /never /noanswer /twice /bigheaders?kb=N /partial /stall
 /hoard?what=fields|responses|requests|pollables&n=N /print?n=N
@@ -49,6 +51,7 @@ impl Guest for Lab {
             "/clock" => probe::clock(out),
             "/state" => probe::state(out),
             "/files" => probe::files(out),
+            "/do-files" => answer::json(out, &files::all(&stream::whole(request), raw::step)),
             "/socket" => socket::try_socket(out, query.text("addr", "127.0.0.1:80")),
             "/log" => probe::log(out),
             "/burn" => probe::burn(out, query.number("ms", 100)),

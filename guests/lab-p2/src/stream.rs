@@ -25,6 +25,14 @@ pub fn echo(request: IncomingRequest, out: ResponseOutparam) {
     sending.finish(None);
 }
 
+/// The whole body; what came of it where it breaks off.
+pub fn whole(request: IncomingRequest) -> Vec<u8> {
+    let body = request.consume().unwrap();
+    let mut bytes = Vec::new();
+    let _ = body.stream().unwrap().read_to_end(&mut bytes);
+    bytes
+}
+
 pub fn count(request: IncomingRequest, out: ResponseOutparam) {
     let body = request.consume().unwrap();
     let mut input = body.stream().unwrap();

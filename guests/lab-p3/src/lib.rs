@@ -5,6 +5,8 @@
 mod after;
 mod answer;
 mod fetch;
+#[path = "../../lab-p2/src/files.rs"]
+mod files;
 mod hoard;
 mod together;
 
@@ -20,7 +22,7 @@ use wasip3::wit_bindgen::StreamResult;
 use wasip3::wit_future;
 
 const PATHS: &str = "\
-/hello /echo /count /sse?n=N&ms=M /state /together?n=N /loop /burn?ms=N /sleep?ms=N /panic /fetch?url=U
+/hello /echo /count /files /sse?n=N&ms=M /state /together?n=N /loop /burn?ms=N /sleep?ms=N /panic /fetch?url=U
 /after-fetch?url=U /after-loop?url=U /after-block?ms=N /alloc?mb=N /hoard?what=fields|streams|waits&n=N
 ";
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -36,6 +38,7 @@ impl Guest for Lab {
             "/hello" => answer::text(200, "Hello, World!\n"),
             "/echo" => echo(request),
             "/count" => count(request).await,
+            "/files" => answer::json(200, &files::all(&whole(request).await, files::step)),
             "/sse" => events(number(query, "n", 5), number(query, "ms", 100)),
             "/state" => state(),
             "/together" => together::meet(number(query, "n", 2)).await,
@@ -84,6 +87,19 @@ fn echo(request: Request) -> Response {
         }
     });
     response
+}
+
+async fn whole(request: Request) -> Vec<u8> {
+    let (_, received) = wit_future::new(|| Ok(()));
+    let (mut input, _trailers) = Request::consume_body(request, received);
+    let mut bytes = Vec::new();
+    loop {
+        let (result, read) = input.read(Vec::with_capacity(CHUNK_BYTES)).await;
+        bytes.extend(read);
+        if !matches!(result, StreamResult::Complete(_)) {
+            return bytes;
+        }
+    }
 }
 
 /// Reads the body to its end, and tells in the answer and in the log how it ended: a client that is gone reads no answer.

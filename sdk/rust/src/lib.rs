@@ -6,15 +6,18 @@
 //! [kv.sessions]
 //! [sql.main]
 //! migrations = "migrations"
+//! [blob.uploads]
+//! size = "10GiB"
 //! [lock]
 //! [functions.api]
 //! kv = ["sessions"]
 //! sql = ["main"]
+//! blob = ["uploads"]
 //! locks = true
 //! ```
 //!
 //! ```no_run
-//! use minnow_sdk::{kv::Store, sql::Database};
+//! use minnow_sdk::{blob::Bucket, kv::Store, sql::Database};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sessions = Store::open("sessions")?;
@@ -26,12 +29,15 @@
 //! for row in main.run("SELECT name, crew FROM boat", ())?.iter() {
 //!     let (name, crew): (String, i64) = (row.get("name")?, row.get("crew")?);
 //! }
+//!
+//! Bucket::open("uploads")?.put("logo.svg", b"<svg/>")?;
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! A write is durable when its call returns.
 
+pub mod blob;
 pub mod config;
 pub mod kv;
 pub mod lock;
@@ -40,7 +46,15 @@ pub mod sql;
 mod bindings {
     #![allow(missing_docs, clippy::all)]
     wit_bindgen::generate!({
-        path: ["../../wit/keyvalue-draft2", "../../wit/keyvalue", "../../wit/sql", "../../wit/lock", "../../wit/config"],
+        path: [
+            "../../wit/keyvalue-draft2",
+            "../../wit/keyvalue",
+            "../../wit/sql",
+            "../../wit/io",
+            "../../wit/blob",
+            "../../wit/lock",
+            "../../wit/config",
+        ],
         inline: "
             package minnow:sdk;
             world functions {
@@ -49,6 +63,7 @@ mod bindings {
                 import wasi:keyvalue/batch@0.2.0-draft2;
                 import minnow:keyvalue/extras@0.1.0;
                 import minnow:sql/database@0.1.0;
+                import minnow:blob/store@0.1.0;
                 import minnow:lock/locks@0.1.0;
                 import wasi:config/store@0.2.0-rc.1;
             }

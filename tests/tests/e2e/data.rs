@@ -599,7 +599,7 @@ fn what_the_node_cannot_read_is_made_readable_or_refused() {
             await lock.release();
             return [
                 await ITEMS.get("\ufffd"), value, metadata === half, await ITEMS.compareAndSwap(half, version, "new"),
-                [...(await ITEMS.get([half, 1])).keys()].map((key) => key === half || key), (await ITEMS.get([1])).get("1"),
+                [...(await ITEMS.get([half, "1"])).keys()].map((key) => key === half || key), (await ITEMS.get(["1"])).get("1"),
                 (await ITEMS.list({ prefix: half })).keys.length, (await ITEMS.list({ cursor: half })).keys.length,
                 await ITEMS.increment(`n${half}`), text,
             ];

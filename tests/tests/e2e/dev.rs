@@ -12,7 +12,7 @@ use std::{
 };
 
 use minnow_tests::{
-    Answer, App, Cli, Connection, Node, Request, eventually, eventually_within, guest, minnow, repository, until, wasm,
+    Answer, App, Cli, Connection, Node, Request, eventually, eventually_within, guest, minnow, until, wasm,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -34,8 +34,12 @@ impl Dev {
     }
 
     fn start_as(cli: &Cli, dir: &Path) -> Self {
+        Self::start_with(cli, dir, &[])
+    }
+
+    fn start_with(cli: &Cli, dir: &Path, arguments: &[&str]) -> Self {
         let mut command = cli.command(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = cli.start(command);
         let printed = Arc::new(Mutex::new(String::new()));
         let collect = |from: Box<dyn std::io::Read + Send>| {
@@ -73,6 +77,12 @@ impl Dev {
         self.printed.lock().unwrap().clone()
     }
 
+    /// Commands that talk to the node of the app in `dir`.
+    fn cli(&self, dir: &Path) -> Cli {
+        let token = fs::read_to_string(dir.join(".minnow/admin.token")).unwrap();
+        Cli::new().env("MINNOW_SERVER", &format!("http://{}", self.admin)).env("MINNOW_TOKEN", token.trim())
+    }
+
     /// Waits until a request is answered by this text.
     #[track_caller]
     fn wait_for(&self, path: &str, text: &str) {
@@ -98,32 +108,20 @@ impl Drop for Dev {
     }
 }
 
-/// Copies a folder without what `dev`, Cargo and npm left in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if [".minnow", "target", "node_modules"].iter().any(|left| entry.file_name() == *left) {
-            continue;
-        }
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 #[test]
 fn the_tour_runs_and_follows_its_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&repository().join("examples/tour"), folder.path());
+    let folder = App::of_example("tour");
     let dev = Dev::start(folder.path());
     let printed = dev.printed();
-    for part in
-        ["tour@0.1.0-dev.1", "http://tour.localhost:", "/hello/{name}", "/api/{*rest}", "/cgi/{*rest}", "/static"]
-    {
+    for part in [
+        "tour@0.1.0-dev.1",
+        "http://tour.localhost:",
+        "/hello/{name}",
+        "/api/{*rest}",
+        "/cgi/{*rest}",
+        "/static",
+        "/guestbook",
+    ] {
         assert!(printed.contains(part), "`{part}` is not in {printed}");
     }
     // What its README asks for.
@@ -224,9 +222,7 @@ fn the_log_of_the_app_is_in_the_terminal() {
         printed.contains("web lab stdout one") && printed.contains("web lab stderr two")
     });
     // The other verbs work against it.
-    let token = fs::read_to_string(app.path().join(".minnow/admin.token")).unwrap();
-    let cli = Cli::new().env("MINNOW_SERVER", &format!("http://{}", dev.admin)).env("MINNOW_TOKEN", token.trim());
-    assert!(cli.ok(["status", "chatter"]).contains("0.1.0-dev.1"));
+    assert!(dev.cli(app.path()).ok(["status", "chatter"]).contains("0.1.0-dev.1"));
     // A reader that goes away does not end it.
     dev.get("/hello").ok();
 }
@@ -313,9 +309,8 @@ fn taken_ports_are_passed_over_unless_they_were_asked_for() {
 
 #[test]
 fn the_hono_example_runs_with_its_packages_from_npm() {
-    let dir = tempfile::tempdir().unwrap();
-    copy(&repository().join("examples/hono"), dir.path());
-    let dev = Dev::start(dir.path());
+    let app = App::of_example("hono");
+    let dev = Dev::start(app.path());
     assert!(dev.get("/?name=Ada").text().contains("<h1>Ahoy, Ada!</h1>"), "{}", dev.get("/?name=Ada").text());
     assert_eq!(dev.get("/nowhere").json()["error"], "there is nothing here");
     assert!(dev.get("/static/style.css").text().contains('{'));
@@ -329,26 +324,61 @@ fn the_hono_example_runs_with_its_packages_from_npm() {
 
 #[test]
 fn the_guestbook_keeps_what_is_written_over_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    copy(&repository().join("examples/guestbook"), dir.path());
-    let sign = |dev: &Dev, body: &str| {
-        let request = Request::get("localhost:1", "/api/entries").method("POST").body(body);
+    let app = App::of_example("tour");
+    let send = |dev: &Dev, path: &str, body: &str| {
+        let request = Request::get("localhost:1", &format!("/guestbook/api/{path}")).method("POST").body(body);
         Connection::open(dev.http).unwrap().exchange(&request).unwrap().rest().unwrap()
     };
-    let dev = Dev::start(dir.path());
-    assert!(dev.get("/").ok().contains("<h1>Guestbook</h1>"));
-    assert_eq!(dev.get("/api/entries").json(), json!([]));
-    let signed = sign(&dev, r#"{"name":" Ada ","text":"What a fine fish."}"#);
-    assert_eq!((signed.status, &signed.json()["name"]), (201, &json!("Ada")));
-    assert_eq!(sign(&dev, r#"{"name":"Ada","text":" "}"#).status, 400);
-    assert_eq!(sign(&dev, "no JSON").status, 400);
-    let stats = json!({ "visits": 1, "entries": 1, "writers": [{ "name": "Ada", "entries": 1 }] });
-    assert_eq!(dev.get("/api/stats").json(), stats);
+    let dev = Dev::start(app.path());
+    assert!(dev.get("/guestbook/").ok().contains("<h1>Guestbook</h1>"));
+    assert_eq!(dev.get("/guestbook/api/entries").json(), json!([]));
+    let signed = send(&dev, "entries", r#"{"name":" Ada ","text":"What a fine fish."}"#);
+    assert_eq!((signed.status, signed.json()), (201, json!({ "id": 1 })));
+    for refused in [r#"{"name":"Ada","text":" "}"#, "no JSON", r#"{"name":"Ada","text":"x","photo":"none"}"#] {
+        assert_eq!(send(&dev, "entries", refused).status, 400, "{refused}");
+    }
+    for refused in [r#"{"type":"text/html","size":1}"#, r#"{"type":"image/png","size":5242881}"#, "null", ""] {
+        assert_eq!(send(&dev, "photos", refused).status, 400, "{refused}");
+    }
+    assert_eq!(dev.get("/guestbook/api/photos").status, 405);
+    assert_eq!(dev.get("/guestbook/api/entries?after=x").status, 400);
+    assert_eq!(send(&dev, "visits", "").json(), json!({ "visits": 1 }));
+
+    // A photo: to the gateway, into an entry, and from the gateway.
+    let photo = send(&dev, "photos", r#"{"type":"image/png","size":5}"#).json();
+    let put = |body: &str| {
+        let url = photo["url"].as_str().unwrap();
+        let request = Request::get("localhost:1", url).method("PUT").header("content-type", "image/png").body(body);
+        Connection::open(dev.http).unwrap().exchange(&request).unwrap().rest().unwrap()
+    };
+    put("too large").problem(413, "too_large");
+    assert_eq!(put("small").status, 201);
+    let entry = json!({ "name": "Grace", "text": "Look!", "photo": photo["key"] });
+    assert_eq!(send(&dev, "entries", &entry.to_string()).status, 201);
+    let stats = json!({
+        "visits": 1, "entries": 2, "newest": 2,
+        "writers": [{ "name": "Ada", "entries": 1 }, { "name": "Grace", "entries": 1 }],
+    });
+    assert_eq!(dev.get("/guestbook/api/stats").json(), stats);
     drop(dev);
-    let dev = Dev::start(dir.path());
-    let entries = dev.get("/api/entries").json();
-    assert_eq!((entries.as_array().unwrap().len(), &entries[0]["text"]), (1, &json!("What a fine fish.")));
-    assert_eq!(dev.get("/api/stats").json()["visits"], 2);
+
+    let dev = Dev::start(app.path());
+    assert_eq!(dev.get("/guestbook/api/stats").json(), stats);
+    let entries = dev.get("/guestbook/api/entries").json();
+    assert_eq!((entries.as_array().unwrap().len(), &entries[1]["text"]), (2, &json!("What a fine fish.")));
+    let new = dev.get("/guestbook/api/entries?after=1").json();
+    assert_eq!((new.as_array().unwrap().len(), &new[0]["name"]), (1, &json!("Grace")));
+    let photo = dev.get(new[0]["photo"].as_str().unwrap());
+    assert_eq!((photo.header("content-type"), photo.ok()), (Some("image/png"), "small".into()));
+}
+
+#[test]
+fn the_types_of_the_tour_are_what_minnow_types_writes() {
+    let app = App::of_example("tour");
+    let types = app.path().join("minnow.d.ts");
+    let committed = fs::read_to_string(&types).unwrap();
+    Cli::new().in_dir(app.path()).ok(["types"]);
+    assert!(fs::read_to_string(types).unwrap() == committed, "run `minnow types examples/tour`");
 }
 
 #[test]
@@ -387,4 +417,106 @@ fn a_change_of_a_typescript_source_is_live_and_an_error_names_its_line() {
     assert!(dev.printed().contains("live types@0.0.0-dev.3 as before"), "{}", dev.printed());
     web("return new Response('mended');");
     dev.wait_for("/", "mended");
+}
+
+/// An app with one function that is granted `grants`, and these tables.
+fn granted(name: &str, grants: &str, tables: &str) -> App {
+    App::new(name).code("web", "a.wasm", &wasm::cgi("ok"), &format!("routes = [\"/{{*rest}}\"]\n{grants}")).end(tables)
+}
+
+#[test]
+fn secrets_come_from_a_file_and_what_is_missing_is_told_and_set_while_it_runs() {
+    let app = granted("keys", "secrets = [\"FIRST\", \"SECOND\"]", "");
+    app.write(".dev.vars", "# mine\nFIRST=\"sk one\"\nOTHER=x\n");
+    let dev = Dev::start(app.path());
+    dev.wait_for_print("granted the secret SECOND, which is not set", 1);
+    dev.wait_for_print("add a line `SECOND=…` to .dev.vars", 1);
+    dev.wait_for_print(".dev.vars has OTHER, which no function is granted", 1);
+    assert!(!dev.printed().contains("secret FIRST, which is not set") && !dev.printed().contains("sk one"));
+    dev.get("/").problem(503, "secret_missing");
+    // A mistake is told by its line, and the rest goes on.
+    app.write(".dev.vars", "FIRST=\"sk one\"\nsk_live_2\n");
+    dev.wait_for_print("line 2: there is no `=`", 1);
+    assert!(!dev.printed().contains("sk_live_2"));
+    dev.get("/").problem(503, "secret_missing");
+    app.write(".dev.vars", "FIRST=\"sk one\"\nSECOND='two'\n");
+    dev.wait_for("/", "ok");
+    let names = dev.cli(app.path()).json(["secret", "list", "--app", "keys", "--json"]);
+    assert_eq!(names.as_array().unwrap().len(), 2, "{names}");
+    drop(dev);
+
+    // From elsewhere, and what was set stays.
+    fs::remove_file(app.path().join(".dev.vars")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("vars");
+    fs::write(&file, "FIRST=another\n").unwrap();
+    let dev = Dev::start_with(&Cli::new(), app.path(), &["--secrets", file.to_str().unwrap()]);
+    assert_eq!(dev.get("/").ok(), "ok");
+    drop(dev);
+    let cli = Cli::new().in_dir(app.path());
+    cli.fails(["dev", "--secrets", "none"]).says(&["cannot read the secrets none"]);
+    fs::write(&file, "FIRST\n").unwrap();
+    cli.fails(["dev", "--secrets", file.to_str().unwrap()]).says(&["line 1: there is no `=`"]);
+}
+
+#[test]
+fn a_store_of_an_app_that_is_not_there_keeps_nothing_else_from_running() {
+    let dev_app = granted("alone", "kv = [\"shop/catalog:ro\"]", "");
+    let dev = Dev::start(dev_app.path());
+    dev.wait_for_print("which no live version of `shop` shares", 1);
+    assert_eq!(dev.get("/").ok(), "ok");
+    // A node that is in use refuses the same.
+    let node = Node::shared();
+    let cli = node.cli().in_dir(dev_app.path());
+    cli.ok(["publish", "1.0.0"]);
+    cli.fails(["deploy", "1.0.0"]).says(&["which no live version of `shop` shares"]);
+}
+
+#[test]
+fn a_seed_is_run_until_it_has_succeeded_and_then_it_is_told_that_it_is_not() {
+    let app = granted("seeded", "", "[sql.main]\nmigrations = \"migrations\"");
+    app.write("migrations/1.sql", "CREATE TABLE t (a);");
+    let cli = Cli::new().in_dir(app.path());
+    let start = |arguments: &[&str]| Dev::start_with(&cli, app.path(), arguments);
+    let rows = |dev: &Dev| {
+        let query = ["sql", "query", "seeded/main", "SELECT count(*) FROM t", "--json"];
+        dev.cli(app.path()).json(query)["rows"][0][0].clone()
+    };
+    let fails = || cli.fails(["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--seed", "seed.sql"]);
+    app.write("seed.sql", "INSERT INTO t VALUES (1), (2);\nINSERT INTO nowhere VALUES (1);\n");
+    for _ in 0..2 {
+        fails().says(&["seeded/main is not seeded", "no such table: nowhere", "runs it again from its beginning"]);
+    }
+    app.write("seed.sql", "INSERT INTO t VALUES (1), (2);\n");
+    let seed = ["--seed", "seed.sql"];
+    let dev = start(&seed);
+    assert!(dev.printed().contains("seeded seeded/main with 1 statement of seed.sql"), "{}", dev.printed());
+    assert_eq!(rows(&dev), json!(2));
+    drop(dev);
+    let dev = start(&["--seed", "seed.sql", "--seed-db", "main"]);
+    assert!(dev.printed().contains("not seeded seeded/main was filled with it before"), "{}", dev.printed());
+    assert!(dev.printed().contains("delete .minnow/sql"), "{}", dev.printed());
+    drop(dev);
+    app.write("seed.sql", "INSERT INTO t VALUES (3);\n");
+    let dev = start(&seed);
+    assert!(dev.printed().contains("was filled before, with another content than it has now"), "{}", dev.printed());
+    assert_eq!(rows(&dev), json!(2));
+    drop(dev);
+    // A new database, whose seed fails once more: what was noted of the old one counts no more.
+    fs::remove_dir_all(app.path().join(".minnow/sql")).unwrap();
+    app.write("seed.sql", "INSERT INTO nowhere VALUES (1);\n");
+    fails().says(&["seeded/main is not seeded"]);
+    app.write("seed.sql", "INSERT INTO t VALUES (3);\n");
+    let dev = start(&seed);
+    assert!(dev.printed().contains("seeded seeded/main with 1 statement"), "{}", dev.printed());
+    assert_eq!(rows(&dev), json!(1));
+    drop(dev);
+    // As if it had been killed in the middle.
+    app.write(".minnow/.seeded-seeded-main", "begun\n");
+    let dev = start(&seed);
+    assert!(dev.printed().contains("not seeded seeded/main was being filled when"), "{}", dev.printed());
+    assert_eq!(rows(&dev), json!(1));
+    drop(dev);
+    cli.fails(["dev", "--seed", "none.sql"]).says(&["cannot read the seed none.sql"]);
+    cli.fails(["dev", "--seed", "seed.sql", "--seed-db", "other"]).says(&["no database `other`", "it has main"]);
 }

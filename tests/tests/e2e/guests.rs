@@ -127,12 +127,12 @@ fn a_guest_sees_its_own_environment_and_nothing_of_the_nodes() {
 }
 
 #[test]
-fn a_guest_reaches_no_files_and_no_sockets() {
+fn a_guest_reaches_no_files_but_its_own_and_no_sockets() {
     let node = Node::shared();
     node.serve(&App::of_guest("jail", "lab-p2", ""));
     let files = node.get("jail", "/files").json();
     assert_eq!(files["reached"], false, "{files}");
-    assert_eq!(files["preopens"], serde_json::json!([]));
+    assert_eq!(files["preopens"], serde_json::json!(["/tmp"]));
     // The node's own admin listener is there to be reached, and the host's name service too.
     for address in [node.admin.to_string(), node.http.to_string(), "localhost:80".into(), "1.1.1.1:80".into()] {
         let socket = node.get("jail", &format!("/socket?addr={address}")).json();

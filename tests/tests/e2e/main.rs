@@ -2,23 +2,37 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod backup;
+mod blob;
+mod blob_faults;
+mod blob_http;
+mod blob_js;
+mod browser;
 mod cli;
 mod control;
 mod data;
-mod data_faults;
+mod data_calls;
+mod data_hostile;
+mod data_kill;
+mod data_races;
 mod deploy;
 mod dev;
 mod docs;
 mod durability;
 mod egress;
 mod failures;
+mod files;
 mod gateway;
 mod guests;
 mod hostile;
 mod js;
 mod js_bad;
+mod js_fetch;
+mod js_greedy;
 mod js_life;
+mod js_refused;
 mod js_walls;
+mod js_work;
 mod languages;
 mod limits;
 mod manifest;

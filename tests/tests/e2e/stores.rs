@@ -1,7 +1,7 @@
 //! The data of apps as whoever administers them sees it: the key-value and SQL stores through the command line and the API,
 //! migrations, shares between apps, and what becomes of data when its app is deleted.
 
-use std::{fs, path::Path, process::Stdio, thread};
+use std::{fs, thread};
 
 use minnow_tests::{App, Node, Request, eventually, until, wasm};
 use serde_json::{Value, json};
@@ -100,6 +100,7 @@ fn the_api_takes_values_as_they_are() {
     let long = "x".repeat(2049);
     raw(node, "PUT", &format!("/v1/apps/raw/kv/sessions/value?key={long}"), "").problem(422, "invalid");
     raw(node, "PUT", "/v1/apps/raw/kv/sessions/value?key=a&ttl_s=1&expires_ms=1", "").problem(422, "invalid");
+    raw(node, "PUT", "/v1/apps/raw/kv/sessions/value?key=a&ttl_s=0", "").problem(422, "invalid");
     raw(node, "GET", "/v1/apps/raw/kv/sessions/keys?limit=1001", "").problem(422, "invalid");
     raw(node, "GET", "/v1/apps/raw/kv/sessions/value", "").problem(400, "bad_request");
 }
@@ -422,50 +423,4 @@ fn stores_survive_a_crash_and_those_without_an_app_are_set_aside() {
     fs::remove_file(data.join("minnow.db")).unwrap();
     node.rebuild().refuses().says(&["minnow.db", "missing"]);
     assert!(data.join("kv/default/shop/sessions.db").exists());
-}
-
-#[test]
-fn dev_fills_a_database_once() {
-    let app = app("seeded", "[sql.main]\nmigrations = \"migrations\"", "");
-    app.write("migrations/1.sql", "CREATE TABLE t (a);");
-    app.write("seed.sql", "INSERT INTO t VALUES (1), (2);\n");
-    let dev = |arguments: &[&str]| {
-        let cli = minnow_tests::Cli::new().in_dir(app.path());
-        let free = ["dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut command = cli.command(free.iter().chain(arguments));
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        cli.start(command)
-    };
-    let rows = |data: &Path, child: &mut std::process::Child| {
-        use std::io::{BufRead as _, BufReader};
-        let mut said = Vec::new();
-        let mut admin = None;
-        // Open to the end: dev ends when nobody reads what it says.
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        for line in (&mut stdout).lines().map_while(Result::ok) {
-            if let Some(address) = line.trim().strip_prefix("control API").map(|rest| rest.trim().to_owned()) {
-                admin = Some(address.trim_end_matches("/v1").to_owned());
-            }
-            said.push(line);
-            if admin.is_some() {
-                break;
-            }
-        }
-        let token = fs::read_to_string(data.join("admin.token")).unwrap();
-        let cli = minnow_tests::Cli::new().env("MINNOW_SERVER", &admin.unwrap()).env("MINNOW_TOKEN", token.trim());
-        let rows = cli.json(["sql", "query", "seeded/main", "SELECT count(*) FROM t", "--json"])["rows"].clone();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        drop(stdout);
-        (said.join("\n"), rows)
-    };
-    let data = app.path().join(".minnow");
-    let (said, count) = rows(&data, &mut dev(&["--seed", "seed.sql"]));
-    assert_eq!(count, json!([[2]]), "{said}");
-    assert!(said.contains("seeded seeded/main with 1 statements of seed.sql"), "{said}");
-    let (said, count) = rows(&data, &mut dev(&["--seed", "seed.sql", "--seed-db", "main"]));
-    assert_eq!(count, json!([[2]]), "{said}");
-    let cli = minnow_tests::Cli::new().in_dir(app.path());
-    cli.fails(["dev", "--seed", "none.sql"]).says(&["cannot read the seed none.sql"]);
-    cli.fails(["dev", "--seed", "seed.sql", "--seed-db", "other"]).says(&["no database `other`", "it has main"]);
 }

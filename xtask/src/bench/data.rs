@@ -3,6 +3,7 @@
 //! Reads are timed where they are made: a request makes a hundred and answers how long one took, so that HTTP has no part in
 //! it; [`plain`] does the same without a function. Durable writes are requests of 64 clients through the gateway.
 
+pub(crate) mod blob;
 pub(crate) mod kv;
 mod plain;
 mod postgres;
@@ -33,6 +34,8 @@ use super::{
 const CLIENTS: u32 = 64;
 /// Gets in one request.
 const GETS: u32 = 100;
+/// Durable sets in one request, one after the other.
+const SETS: u32 = 100;
 /// What is stored: as much as a session or a row often has.
 const VALUE_BYTES: usize = 100;
 

@@ -171,6 +171,19 @@ impl Server {
         parse_memory(&status).with_context(|| format!("unreadable /proc status of {}", self.name))
     }
 
+    /// Has the kernel count the peak of the server's memory anew (proc_pid_clear_refs(5)).
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        fs::write(&path, "5").with_context(|| format!("cannot write {path}"))
+    }
+
+    /// The most resident memory of the server's own process since then, in bytes.
+    pub(crate) fn peak(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .with_context(|| format!("{} has gone:\n{}", self.name, self.log_end()))?;
+        parse_kib(&status, "VmHWM:").with_context(|| format!("unreadable /proc status of {}", self.name))
+    }
+
     /// How many files under `folder` the server's own process has open; one that is open twice counts twice.
     pub(crate) fn open_files(&self, folder: &Path) -> Result<usize> {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id()))
@@ -238,11 +251,13 @@ fn family_of(root: u32, mut others: Vec<Process>) -> Vec<Process> {
 }
 
 fn parse_memory(status: &str) -> Option<Memory> {
-    let bytes = |key: &str| {
-        let kib = status.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix(" kB"))?;
-        Some(kib.trim().parse::<u64>().ok()? * 1024)
-    };
-    Some(Memory { rss: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
+    Some(Memory { rss: parse_kib(status, "VmRSS:")?, anonymous: parse_kib(status, "RssAnon:")? })
+}
+
+/// The bytes in one line of `/proc/PID/status`.
+fn parse_kib(status: &str, key: &str) -> Option<u64> {
+    let kib = status.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix(" kB"))?;
+    Some(kib.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]
@@ -289,7 +304,8 @@ mod tests {
         let mut command = server_command("sleep");
         let mut server = Server::start("sleep", command.arg("60"), None, &folder.path().join("log")).unwrap();
         server.wait_until(Duration::from_secs(10), || true).unwrap();
-        assert!(server.memory().unwrap().rss > 0);
+        server.forget_peak().unwrap();
+        assert!(server.memory().unwrap().rss > 0 && server.peak().unwrap() > 0);
         let proc = PathBuf::from(format!("/proc/{}", server.child.id()));
         drop(server);
         assert!(!proc.exists());

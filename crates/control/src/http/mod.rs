@@ -29,7 +29,9 @@ use crate::Control;
 
 mod apps;
 mod auth;
+mod backup;
 mod blobs;
+mod buckets;
 mod functions;
 mod linger;
 mod node;
@@ -67,6 +69,7 @@ const MAX_STORE_BODY_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
         (name = "functions", description = "Running functions and what they write"),
         (name = "settings", description = "Variables and secrets"),
         (name = "stores", description = "The data of apps"),
+        (name = "backup", description = "Apps in a file, and back"),
         (name = "tokens", description = "Who may use this API"),
     )
 )]
@@ -110,9 +113,14 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(settings::set_secret, settings::delete_secret))
         .routes(routes!(settings::rotate))
         .routes(routes!(stores::kv_list))
+        .routes(routes!(buckets::head, buckets::get, buckets::put, buckets::delete))
+        .routes(routes!(buckets::list))
+        .routes(routes!(buckets::sign))
         .routes(routes!(stores::sql_export))
         .routes(routes!(stores::usage))
         .routes(routes!(stores::app_usage))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::restore))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -100,6 +100,16 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// Whether the operator has to look after it: the node's log says so. A bucket that has reached its bounds is a refusal like others,
+/// of which the caller is told the reason; of a full disk there is none for the caller.
+fn is_fault(problem: &Problem) -> bool {
+    match problem.code {
+        Code::Internal | Code::StoreDamaged => true,
+        Code::StorageFull => problem.detail.is_none(),
+        _ => false,
+    }
+}
+
 async fn write_problem(response: Response, id: RequestId, method: &str, path: &str) -> Response {
     let (mut parts, body) = response.into_parts();
     let error = match parts.extensions.remove::<ApiError>() {
@@ -112,7 +122,7 @@ async fn write_problem(response: Response, id: RequestId, method: &str, path: &s
             if text.is_empty() || code == Code::Internal { error } else { error.detail(text) }
         }
     };
-    if error.problem.code == Code::Internal || error.problem.code == Code::StorageFull {
+    if is_fault(&error.problem) {
         let cause = error.cause.as_deref().unwrap_or("no cause was recorded");
         tracing::error!(request_id = %id, method, path, code = error.problem.code.as_str(), cause, "a control call failed");
     }
@@ -146,9 +156,25 @@ pub(crate) struct ProblemDocument {
 
 #[cfg(test)]
 mod tests {
+    use minnow_store::bucket::BucketError;
     use utoipa::PartialSchema as _;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_is_no_error_of_the_node() {
+        let problem = |error: BucketError| ControlError::from(error).problem();
+        for (problem, expected) in [
+            (problem(BucketError::Full { size_bytes: 1 }), false),
+            (problem(BucketError::TooLarge), false),
+            (problem(BucketError::DiskFull), true),
+            (Problem::new(Code::Internal), true),
+            (Problem::new(Code::StoreDamaged), true),
+            (Problem::new(Code::NotFound), false),
+        ] {
+            assert_eq!(is_fault(&problem), expected, "{problem:?}");
+        }
+    }
 
     #[test]
     fn the_described_problem_is_the_one_that_is_sent() {

@@ -129,6 +129,9 @@ pub(super) async fn kv_put(
         (Some(_), Some(_)) => {
             return Err(ControlError::invalid("`expires_ms` and `ttl_s` say the same; send one of them").into());
         }
+        (None, Some(0)) => {
+            return Err(ControlError::invalid("`ttl_s` is 0: the key would be gone at once; the least is 1").into());
+        }
         (at, None) => at,
         (None, Some(seconds)) => Some(control.config.clock.now_ms().saturating_add(seconds.saturating_mul(1000))),
     };

@@ -119,20 +119,23 @@ fn key_of(kind: StoreKind) -> &'static str {
     }
 }
 
-fn cause_text(cause: Cause) -> &'static str {
+pub(super) fn cause_text(cause: Cause) -> &'static str {
     match cause {
         Cause::Deploy => "deploy",
         Cause::Rollback => "rollback",
     }
 }
 
+pub(super) fn read_cause(row: &Row<'_>, column: usize) -> Result<Cause, ControlError> {
+    match row.get_ref(column)?.as_str() {
+        Ok("deploy") => Ok(Cause::Deploy),
+        Ok("rollback") => Ok(Cause::Rollback),
+        other => Err(ControlError::Corrupt(format!("deployment cause {other:?}"))),
+    }
+}
+
 fn read_deployment(app: &AppName, row: &Row<'_>) -> Result<Deployment, ControlError> {
-    let cause = match row.get_ref(2)?.as_str() {
-        Ok("deploy") => Cause::Deploy,
-        Ok("rollback") => Cause::Rollback,
-        other => return Err(ControlError::Corrupt(format!("deployment cause {other:?}"))),
-    };
-    let app = app.clone();
+    let (cause, app) = (read_cause(row, 2)?, app.clone());
     Ok(Deployment { app, revision: row.get(0)?, time_ms: row.get(1)?, cause, shares: json(row, 3)? })
 }
 

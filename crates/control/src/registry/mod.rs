@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`schema`] (the tables), [`history`] (which deployment a rollback goes to: a pure decision),
 //! `versions`, `deletions`, `deployments`, `variables`, `secrets`, `tokens` and `content` (the queries, one file for each kind of
-//! row). Every change is one transaction, so that a crash leaves either all of it or nothing.
+//! row), `records` (an app's rows in a backup). Every change is one transaction, so that a crash leaves either all of it or nothing.
 
 use std::str::FromStr;
 
@@ -16,6 +16,7 @@ mod content;
 mod deletions;
 mod deployments;
 pub mod history;
+pub(crate) mod records;
 pub mod schema;
 mod secrets;
 mod tokens;

@@ -50,7 +50,7 @@ fn sealed(row: &Row<'_>, column: usize) -> Result<Sealed, ControlError> {
     Ok(Sealed { key_id: row.get(column)?, nonce: row.get(column + 1)?, bytes: row.get(column + 2)? })
 }
 
-fn rows(connection: &Connection, tenant: &Tenant, app: &AppName) -> Result<Vec<SecretRow>, ControlError> {
+pub(super) fn rows(connection: &Connection, tenant: &Tenant, app: &AppName) -> Result<Vec<SecretRow>, ControlError> {
     let sql = "SELECT name, key_id, nonce, sealed, created_ms, changed_ms FROM secret WHERE tenant = ?1 AND app = ?2
                ORDER BY name";
     collect(connection, sql, [tenant.as_str(), app.as_str()], |row| {
@@ -101,8 +101,14 @@ fn write(
             sealed.bytes,
             time_ms
         ])?;
+    check_size(connection, tenant, app)?;
+    Ok(SecretSet { created_ms: before.unwrap_or(time_ms), created: before.is_none(), app_created })
+}
+
+/// Refuses more secrets than an app may have.
+pub(super) fn check_size(connection: &Connection, tenant: &Tenant, app: &AppName) -> Result<(), ControlError> {
     let (count, bytes): (usize, usize) = connection
-        .prepare_cached("SELECT count(*), sum(length(sealed)) FROM secret WHERE tenant = ?1 AND app = ?2")?
+        .prepare_cached("SELECT count(*), coalesce(sum(length(sealed)), 0) FROM secret WHERE tenant = ?1 AND app = ?2")?
         .query_row([tenant.as_str(), app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if count > MAX_ENV {
         return Err(ControlError::invalid(format!(
@@ -114,7 +120,7 @@ fn write(
             "the app's secrets would take {bytes} bytes together; the most is {MAX_SECRET_BYTES_PER_APP}"
         )));
     }
-    Ok(SecretSet { created_ms: before.unwrap_or(time_ms), created: before.is_none(), app_created })
+    Ok(())
 }
 
 /// Refuses to take a secret from functions that get traffic.

@@ -8,7 +8,7 @@ use minnow_model::{
 };
 use minnow_store::rusqlite::{Connection, params};
 
-use super::{LiveRow, Registry, collect, deployments, ensure_app, json, parse, require_app, to_json};
+use super::{LiveRow, Registry, collect, deployments, ensure_app, json, parse, require_app};
 use crate::ControlError;
 
 /// How many changes of an app's variables are kept: years of them, and a bound for a script that makes one every minute.
@@ -69,7 +69,7 @@ pub(super) fn values(
 }
 
 /// Refuses more variables than a function's environment may hold.
-fn check(values: &BTreeMap<VariableName, String>) -> Result<(), ControlError> {
+pub(super) fn check(values: &BTreeMap<VariableName, String>) -> Result<(), ControlError> {
     if values.len() > MAX_ENV {
         return Err(ControlError::invalid(format!(
             "the app would have {} variables; the most is {MAX_ENV}",
@@ -131,15 +131,44 @@ fn write(
         }
     }
     check(&values)?;
+    let change = VariableChange { revision, time_ms, changes };
+    insert_change(connection, tenant, app, &change)?;
+    connection
+        .prepare_cached("DELETE FROM variable_change WHERE tenant = ?1 AND app = ?2 AND revision <= ?3")?
+        .execute(params![tenant.as_str(), app.as_str(), revision.saturating_sub(KEPT_CHANGES)])?;
+    Ok(VariablesSet { change: Some(change), revision, app_created })
+}
+
+/// Notes a change, whose revision must be a new one.
+pub(super) fn insert_change(
+    connection: &Connection,
+    tenant: &Tenant,
+    app: &AppName,
+    change: &VariableChange,
+) -> minnow_store::rusqlite::Result<()> {
+    let changes = serde_json::to_string(&change.changes)
+        .map_err(|error| minnow_store::rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     connection
         .prepare_cached(
             "INSERT INTO variable_change (tenant, app, revision, time_ms, changes) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![tenant.as_str(), app.as_str(), revision, time_ms, to_json(&changes)?])?;
+        .execute(params![tenant.as_str(), app.as_str(), change.revision, change.time_ms, changes])?;
+    Ok(())
+}
+
+/// Notes the value of a variable that has none.
+pub(super) fn insert(
+    connection: &Connection,
+    tenant: &Tenant,
+    app: &AppName,
+    row: &VariableRow,
+) -> minnow_store::rusqlite::Result<()> {
     connection
-        .prepare_cached("DELETE FROM variable_change WHERE tenant = ?1 AND app = ?2 AND revision <= ?3")?
-        .execute(params![tenant.as_str(), app.as_str(), revision.saturating_sub(KEPT_CHANGES)])?;
-    Ok(VariablesSet { change: Some(VariableChange { revision, time_ms, changes }), revision, app_created })
+        .prepare_cached(
+            "INSERT INTO variable (tenant, app, name, value, revision, time_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![tenant.as_str(), app.as_str(), row.name.as_str(), row.value, row.revision, row.time_ms])?;
+    Ok(())
 }
 
 impl Registry {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use minnow_model::{AppName, BundleConfig, Deployment, Digest, Tenant, Version};
 use minnow_store::rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::{Registry, collect, deployments, ensure_app, parse, require_app, to_json};
 use crate::ControlError;
@@ -21,7 +22,7 @@ pub struct VersionRow {
 }
 
 /// A version that is checked and compiled and becomes visible with [`Registry::publish`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewVersion {
     pub tenant: Tenant,
     pub config: BundleConfig,
@@ -170,7 +171,7 @@ impl Registry {
     }
 }
 
-fn insert(connection: &Connection, new: &NewVersion) -> Result<Committed, ControlError> {
+pub(super) fn insert(connection: &Connection, new: &NewVersion) -> Result<Committed, ControlError> {
     let (tenant, app, version) = (new.tenant.as_str(), new.config.app.as_str(), new.config.version.to_string());
     if let Some(row) = find(connection, &new.tenant, &new.config.app, &new.config.version)? {
         return if row.digest == new.digest {

@@ -2,6 +2,7 @@
 //! compiling is tested end to end, on the real binary.
 
 mod api;
+mod backup;
 mod lifecycle;
 mod settings;
 mod stores;

@@ -1,11 +1,13 @@
 //! Variables and secrets over the API. That functions get them is tested end to end, on the real binary.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::Method;
+use minnow_model::{BundleConfig, BundledCode, BundledFunction, Digest, Grants, Tenant};
 use serde_json::json;
 
 use super::{Node, bundle};
+use crate::{environment::place, registry::Settings};
 
 const SECRET: &str = "sk_live_51H8xTcKq";
 
@@ -185,4 +187,35 @@ async fn a_lost_key_is_noticed_and_secrets_can_be_set_again() {
     assert_eq!((&rotated["resealed"], &rotated["unreadable"]), (&0.into(), &1.into()));
     node.put_secret("hello", "A", SECRET).await.ok(200);
     assert_eq!(node.get("/v1/apps/hello/secrets").await.ok(200)[0]["readable"], true);
+}
+
+#[tokio::test]
+async fn a_function_that_lacks_a_secret_is_not_run() {
+    let node = Node::new().await;
+    let tenant = Tenant::default();
+    let function = |secrets: &[&str]| BundledFunction {
+        code: BundledCode::Js { module: Digest::of(b"module"), source_map: Digest::of(b"map") },
+        routes: Vec::new(),
+        env: BTreeMap::new(),
+        egress: Vec::new(),
+        instances: Default::default(),
+        limits: Default::default(),
+        grants: Grants { secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(), ..Grants::default() },
+    };
+    let functions = [("free", function(&[])), ("guarded", function(&["API_KEY"]))];
+    let mut config: BundleConfig = serde_json::from_slice(&bundle("shop", "1.0.0", "page").blobs[0]).unwrap();
+    config.functions = functions.into_iter().map(|(name, function)| (name.parse().unwrap(), function)).collect();
+    let builder = &node.control().builder;
+    let lacks = |settings: &Settings| -> Vec<bool> {
+        let specs = builder.specs(&tenant, &config, &BTreeMap::new(), settings).unwrap();
+        specs.iter().map(|spec| spec.lacks_secrets).collect()
+    };
+    let sealed_at = |app: &str| {
+        let place = place(&tenant, &app.parse().unwrap(), &"API_KEY".parse().unwrap());
+        let sealed = node.control().vault.seal(&place, SECRET.as_bytes()).unwrap();
+        Settings { secrets: [("API_KEY".parse().unwrap(), sealed)].into(), ..Settings::default() }
+    };
+    assert_eq!(lacks(&Settings::default()), [false, true], "never set");
+    assert_eq!(lacks(&sealed_at("blog")), [false, true], "does not open here");
+    assert_eq!(lacks(&sealed_at("shop")), [false, false]);
 }

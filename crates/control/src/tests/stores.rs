@@ -20,7 +20,7 @@ fn sessions(app: &str) -> StoreId {
 }
 
 /// A version of `app` with a static file, the kv store `sessions` and the sql store `main` with these migrations.
-fn bundle(app: &str, version: &str, migrations: &[(&str, &str)]) -> Bundle {
+pub(super) fn bundle(app: &str, version: &str, migrations: &[(&str, &str)]) -> Bundle {
     let page = format!("{app} {version}");
     let layer = |name: &str, content: &str, media_type: &str| Layer {
         digest: Digest::of(content.as_bytes()),
@@ -57,12 +57,12 @@ fn bundle(app: &str, version: &str, migrations: &[(&str, &str)]) -> Bundle {
 }
 
 impl Node {
-    async fn serve(&self, app: &str, version: &str, migrations: &[(&str, &str)]) {
+    pub(super) async fn serve(&self, app: &str, version: &str, migrations: &[(&str, &str)]) {
         self.publish(app, version, &bundle(app, version, migrations)).await.ok(201);
         self.deploy(app, &json!({ "version": version }).to_string()).await.ok(200);
     }
 
-    async fn set(&self, app: &str, value: &str) {
+    pub(super) async fn set(&self, app: &str, value: &str) {
         let path = format!("/v1/apps/{app}/kv/sessions/value?key=a");
         self.call(Method::PUT, &path, value.to_owned()).await.ok(204);
     }
@@ -95,6 +95,25 @@ impl Node {
         self.control().builder.specs(&Default::default(), &config, &shared, &Settings::default()).unwrap()
     }
 
+    /// The lines of the app's log.
+    async fn logged(&self, app: &str) -> Vec<serde_json::Value> {
+        self.control().logs.flush().await;
+        let answer = self.get(&format!("/v1/apps/{app}/logs?follow=false")).await;
+        let text = String::from_utf8(answer.body).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Until somebody waits to write into the sql store.
+    async fn until_one_waits(&self, store: &StoreId) {
+        let sql = &self.control().runtime.data().sql;
+        let waits = async {
+            while sql.waiting(store).await.unwrap() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waits).await.expect("nobody comes to write");
+    }
+
     async fn query(&self, app: &str, sql: &str) -> super::Answer {
         let path = format!("/v1/apps/{app}/sql/main/query");
         self.call(Method::POST, &path, json!({ "sql": sql }).to_string()).await
@@ -115,6 +134,13 @@ async fn a_migration_that_fails_refuses_the_deploy_and_changes_nothing() {
     }
     assert_eq!(node.live("shop"), ["1.0.0:100"]);
     assert_eq!(node.query("shop", "select a from t").await.ok(200)["rows"], json!([[1]]));
+    // Whoever looks at the app later sees it too.
+    let logged = node.logged("shop").await;
+    let line = logged.iter().find(|line| line["level"] == "error").expect("a line about the deploy");
+    let message = line["message"].as_str().unwrap();
+    for part in ["2.0.0 was not deployed: ", "`main`", "2.sql", "line 2", "no such column: missing"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
 
     let good = [first, ("2.sql", "insert into t values (2);")];
     node.serve("shop", "3.0.0", &good).await;
@@ -263,7 +289,7 @@ async fn a_migration_holds_up_nothing_but_deploys_of_its_app() {
     transaction.run(statement).await.unwrap();
     let (control, app) = (node.control().clone(), main.app.clone());
     let deploy = tokio::spawn(async move { control.deploy(&Default::default(), &app, None, 100).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.until_one_waits(&main).await;
 
     let others = async {
         node.deploy("quick", "{}").await.ok(200);
@@ -292,13 +318,17 @@ async fn what_is_published_anew_while_it_is_deployed_is_not_deployed_without_its
     let transaction = node.control().runtime.data().sql.begin(&main, Access::ReadWrite).await.unwrap();
     let (control, app) = (node.control().clone(), main.app.clone());
     let deploy = tokio::spawn(async move { control.deploy(&Default::default(), &app, None, 100).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.until_one_waits(&main).await;
     node.call(Method::DELETE, "/v1/apps/shop/versions/2.0.0", "").await.ok(204);
     node.publish("shop", "2.0.0", &bundle("shop", "2.0.0", &[first, ("2.sql", "create table v (a);")])).await.ok(201);
     transaction.commit().await.unwrap();
     let error = deploy.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("published with other content"), "{error}");
     assert_eq!(node.live("shop"), ["1.0.0:100"]);
+    // Its migrations have run, and so the log tells both.
+    let messages: Vec<_> = node.logged("shop").await.into_iter().map(|line| line["message"].to_string()).collect();
+    assert!(messages.iter().any(|line| line.contains("migration 2.sql") && line.contains("has run")), "{messages:?}");
+    assert!(messages.iter().any(|line| line.contains("2.0.0 was not deployed")), "{messages:?}");
 }
 
 #[tokio::test]

@@ -212,7 +212,12 @@ impl ApiError {
                     Some("versions are immutable; publish under a new one: `minnow publish VERSION`".into())
                 }
                 // The detail says what to do, more exactly than the code's general words.
-                Code::NotFound | Code::Invalid | Code::CompileFailed | Code::Conflict | Code::TooLarge => None,
+                Code::NotFound
+                | Code::Invalid
+                | Code::CompileFailed
+                | Code::Conflict
+                | Code::TooLarge
+                | Code::PreconditionFailed => None,
                 code => Some(code.meaning().into()),
             },
         }

@@ -92,7 +92,7 @@ impl Client {
         self.lost(source)
     }
 
-    fn on_store(
+    pub(super) fn on_store(
         &self,
         method: Method,
         kind: &str,
@@ -105,6 +105,6 @@ impl Client {
     }
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+pub(super) fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.parse().ok()
 }

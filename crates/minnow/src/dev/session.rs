@@ -8,6 +8,7 @@ use minnow_runtime::js::tools::Tool;
 
 use super::{
     change::{Contents, Inputs, Interest, is_in_packages},
+    secrets::Secrets,
     version::{dev_number, dev_version, next_number},
     watch::Changes,
 };
@@ -32,10 +33,13 @@ pub struct Session {
     interest: Interest,
     contents: Contents,
     scripts: Scripts,
+    secrets: Secrets,
     /// Functions whose sources changed since their last successful build.
     stale: BTreeSet<FunctionName>,
     /// What is live, whatever its version is.
     live: Option<Digest>,
+    /// Whether something changed of which it is not known yet that it is live, or makes no difference.
+    is_behind: bool,
 }
 
 /// What came of changes.
@@ -111,10 +115,16 @@ impl Scripts {
 
 impl Session {
     /// Publishes and deploys an app that was built and bundled.
-    pub async fn start(client: Client, project: Project, scripts: Scripts) -> anyhow::Result<(Self, Version)> {
+    pub async fn start(
+        client: Client,
+        project: Project,
+        scripts: Scripts,
+        secrets: Secrets,
+    ) -> anyhow::Result<(Self, Version)> {
         let interest = Interest::of(&project, &scripts.inputs)?;
         let (contents, stale) = (Contents::default(), BTreeSet::new());
-        let mut session = Self { client, project, interest, contents, scripts, stale, live: None };
+        let mut session =
+            Self { client, project, interest, contents, scripts, secrets, stale, live: None, is_behind: false };
         let version = session.publish().await?;
         Ok((session, version))
     }
@@ -130,19 +140,15 @@ impl Session {
     /// Acts on changes: builds what is affected, and publishes and deploys when something came of it. After an error the
     /// version before keeps serving, and the next change tries again.
     pub async fn apply(&mut self, changes: &Changes) -> anyhow::Result<Applied> {
-        let contents = &mut self.contents;
-        let affected = self.interest.affected(&changes.paths, |path| contents.is_new(path));
-        if affected.is_nothing() && self.stale.is_empty() && self.scripts.stale.is_empty() && !changes.lost {
+        // Before anything may fail: a change is told of once.
+        self.note(changes);
+        if changes.lost || self.secrets.is_in(&changes.paths) {
+            self.set_secrets().await?;
+        }
+        if !self.is_behind {
             return Ok(Applied::Nothing);
         }
-        self.stale.extend(affected.builds);
-        self.scripts.stale.extend(affected.bundles);
         self.reload()?;
-        if changes.lost {
-            let all: Vec<FunctionName> = self.project.manifest().functions.keys().cloned().collect();
-            self.stale.extend(all.iter().cloned());
-            self.scripts.stale.extend(all);
-        }
         // Names of functions that the manifest has no more do no harm: there is no command for them.
         recipe::run(&self.project, &Only::These(self.stale.clone()), Group::Own).await?;
         // A command may write what is bundled.
@@ -155,9 +161,25 @@ impl Session {
         }
         let fingerprint = self.pack(&Version::new(0, 0, 0)).await?.fingerprint();
         if self.live == Some(fingerprint) {
+            self.is_behind = false;
             return Ok(Applied::AsLive);
         }
         self.publish().await.map(Applied::Live)
+    }
+
+    /// Keeps what changes come to, until it is live.
+    fn note(&mut self, changes: &Changes) {
+        let contents = &mut self.contents;
+        let affected = self.interest.affected(&changes.paths, |path| contents.is_new(path));
+        self.is_behind |= changes.lost || !affected.is_nothing();
+        self.stale.extend(affected.builds);
+        self.scripts.stale.extend(affected.bundles);
+        if changes.lost {
+            // Those that the manifest has from now on count as changed when it is read.
+            let all: Vec<FunctionName> = self.project.manifest().functions.keys().cloned().collect();
+            self.stale.extend(all.iter().cloned());
+            self.scripts.stale.extend(all);
+        }
     }
 
     /// Reads the manifest again. A function with another build command or code file has to be built and bundled.
@@ -185,8 +207,15 @@ impl Session {
         Ok(())
     }
 
+    /// Gives the node the secrets that it does not have yet.
+    async fn set_secrets(&mut self) -> anyhow::Result<()> {
+        self.secrets.apply(&self.client, self.project.manifest()).await
+    }
+
     /// Publishes and deploys the files as they are, and deletes the dev versions before.
     async fn publish(&mut self) -> anyhow::Result<Version> {
+        // A manifest that changed may grant more of them.
+        self.set_secrets().await?;
         let manifest = self.project.manifest();
         let app = manifest.name.clone();
         let base = manifest.version.clone().unwrap_or(Version::new(0, 0, 0));
@@ -203,6 +232,7 @@ impl Session {
         let request = DeployRequest { version: Some(version.clone()), weight: None };
         self.client.deploy(&app, &request).await.map_err(edited_migration)?;
         self.live = Some(bundle.fingerprint());
+        self.is_behind = false;
         for old in there.iter().map(|info| &info.version).filter(|old| dev_number(old).is_some()) {
             if let Err(error) = self.client.delete_version(&app, old).await {
                 report::warn(format_args!("cannot delete {app}@{old}: {error}"));
@@ -264,5 +294,41 @@ mod tests {
         let files: BTreeSet<PathBuf> = ["f.ts", "x.ts"].iter().map(|file| project.dir.join(file)).collect();
         assert_eq!(scripts.inputs[&f], files);
         assert_eq!(scripts.told, None);
+    }
+
+    #[tokio::test]
+    async fn a_change_beside_a_mistake_in_the_secrets_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, content: &str| fs::write(dir.path().join(path), content).unwrap();
+        fs::create_dir(dir.path().join("public")).unwrap();
+        let manifest = "name = \"a\"\n[functions.f]\nwasm = \"f.wasm\"\nbuild = \"make\"\nwatch = [\"f.c\"]\n[static]\n\"/\" = \"public\"\n";
+        write("minnow.toml", manifest);
+        write("f.c", "int x;");
+        let f: FunctionName = "f".parse().unwrap();
+        let none = BTreeSet::new;
+        for (paths, lost, stale) in [
+            (vec!["f.c"], false, BTreeSet::from([f.clone()])),
+            (vec!["public/a.css"], false, none()),
+            (vec![], true, BTreeSet::from([f])),
+        ] {
+            write(".dev.vars", "KEY=value\n");
+            let project = Project::load(dir.path()).unwrap();
+            let (scripts, secrets) = (Scripts::default(), Secrets::of(&project.dir, None).unwrap());
+            let interest = Interest::of(&project, &scripts.inputs).unwrap();
+            // Nobody answers there, and nobody is asked.
+            let client = Client::new("http://127.0.0.1:1".parse().unwrap(), None).unwrap();
+            let contents = Contents::default();
+            let (live, is_behind) = (None, false);
+            let mut session =
+                Session { client, project, interest, contents, scripts, secrets, stale: none(), live, is_behind };
+            let beside = Changes { paths: [session.project.dir.join("elsewhere")].into(), lost: false };
+            assert_eq!(session.apply(&beside).await.unwrap(), Applied::Nothing);
+
+            write(".dev.vars", "half of a line\n");
+            let paths = paths.into_iter().chain([".dev.vars"]).map(|path| session.project.dir.join(path)).collect();
+            let error = session.apply(&Changes { paths, lost }).await.unwrap_err();
+            assert!(error.to_string().contains("line 1"), "{error}");
+            assert_eq!((&session.stale, session.is_behind), (&stale, true));
+        }
     }
 }

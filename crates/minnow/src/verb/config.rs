@@ -153,7 +153,7 @@ async fn unset(args: UnsetArgs) -> anyhow::Result<()> {
 
 fn show(app: &AppName, what: &str, names: &[String], changed: &VariablesChanged, json: JsonArg) -> anyhow::Result<()> {
     if changed.app_created {
-        report::warn(format_args!("nothing was published of {app} before; is this its name?"));
+        report::unpublished(app);
     }
     if json.json {
         return output::json(changed);
@@ -180,13 +180,8 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     let now = output::now_ms();
     let mut table = output::table(&["name", "value", "set", "revision"]);
     for variable in variables {
-        let set = format!("{} ago", output::age(variable.time_ms, now));
-        table.add_row([
-            variable.name.to_string(),
-            output::printable(&variable.value),
-            set,
-            variable.revision.to_string(),
-        ]);
+        let (set, revision) = (output::ago(variable.time_ms, now), variable.revision.to_string());
+        table.add_row([variable.name.to_string(), output::printable(&variable.value), set, revision]);
     }
     output::print_table(table)
 }

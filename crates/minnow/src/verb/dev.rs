@@ -1,10 +1,14 @@
 //! `minnow dev`: runs an app on this machine while it is written.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
-use minnow_model::{LogLine, StoreName};
+use minnow_model::{LogLine, StoreName, Version};
 use minnow_node::{Config, Node, StartError};
 use minnow_store::DataDirError;
 use reqwest::Url;
@@ -18,8 +22,9 @@ use crate::{
         banner::{Place, banner},
         change::{Inputs, Interest},
         ports,
+        secrets::Secrets,
         seed::Seed,
-        session::{Applied, Scripts},
+        session::{Applied, Scripts, Session},
         watch::Watch,
     },
     node_log,
@@ -48,12 +53,17 @@ file that a function's `watch` names is live once it is built and published, at 
 whose files changed are built and bundled again. When that fails, the version before keeps serving. The app answers every \
 host name, so bare localhost works too.
 
+Secrets that functions are granted come from lines `NAME=VALUE` in DIR/.dev.vars, which belongs into no repository. The app also \
+starts without them, or without a store of another app: the log says what is missing, and a function that lacks a secret \
+answers 503 until it is set.
+
 Functions with `wasm` and without `build` use their file as it is.",
     after_help = "Examples:
   minnow dev                          the app in this folder
   minnow dev examples/tour
   minnow dev --http 0.0.0.0:8080      reachable from other machines
-  minnow dev --seed seed.sql          with some rows to begin with"
+  minnow dev --seed seed.sql          with some rows to begin with
+  minnow dev --secrets ~/shop.vars    with secrets from elsewhere"
 )]
 pub struct DevArgs {
     /// The folder with the app's minnow.toml
@@ -65,12 +75,15 @@ pub struct DevArgs {
     /// Where the control API answers [default: 127.0.0.1:7701, or the next free port]
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
-    /// SQL to fill a database with, after its migrations. Once: what is in DIR/.minnow stays, and is not filled again
+    /// SQL to fill a database with, after its migrations. Once it has succeeded it is not run again: what is in DIR/.minnow stays
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     seed: Option<PathBuf>,
     /// The database that it goes into. Default: the app's only one
     #[arg(long, value_name = "NAME", requires = "seed")]
     seed_db: Option<StoreName>,
+    /// The app's secrets, a line `NAME=VALUE` each [default: DIR/.dev.vars, if it is there]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    secrets: Option<PathBuf>,
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<()> {
@@ -84,6 +97,7 @@ async fn serve(args: DevArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new().and_then(Signals::and_hangup).context("cannot handle signals")?;
     let project = Project::load(&args.dir)?;
     let seed = args.seed.as_deref().map(|file| Seed::of(&project, file, args.seed_db.as_ref())).transpose()?;
+    let secrets = Secrets::of(&project.dir, args.secrets.as_deref())?;
     // Before the first build, which may take minutes: what is saved meanwhile is acted on after it.
     let watch = Watch::start(&project.dir, &Interest::of(&project, &Inputs::new())?)?;
     let build = async {
@@ -101,8 +115,11 @@ async fn serve(args: DevArgs) -> anyhow::Result<()> {
     let mut config = Config::new(data_dir.clone(), http, admin);
     config.default_app = Some(project.manifest().name.clone());
     config.log_echo = Some(echo);
+    // What is missing is set while the app runs.
+    config.lenient = true;
     let node = Node::start(config).await.map_err(cannot_start)?;
-    let followed = follow(&node, (project, scripts, seed), watch, &args, &data_dir, lines, &mut signals).await;
+    let begin = Begin { project, scripts, secrets, seed };
+    let followed = follow(&node, begin, watch, &args, &data_dir, lines, &mut signals).await;
     node.shutdown(DRAIN).await;
     followed
 }
@@ -121,20 +138,40 @@ fn cannot_start(error: StartError) -> anyhow::Error {
         .into()
 }
 
+/// What a session begins with.
+struct Begin {
+    project: Project,
+    scripts: Scripts,
+    secrets: Secrets,
+    seed: Option<Seed>,
+}
+
+impl Begin {
+    /// Publishes and deploys the app, and fills its database, whose tables that has made.
+    async fn session(self, client: Client, data_dir: &Path) -> anyhow::Result<(Session, Version)> {
+        let Self { project, scripts, secrets, seed } = self;
+        let Some(seed) = seed else { return Session::start(client, project, scripts, secrets).await };
+        let plan = seed.plan(&client, data_dir).await?;
+        let started = Session::start(client.clone(), project, scripts, secrets).await?;
+        seed.run(plan, &client, data_dir).await?;
+        Ok(started)
+    }
+}
+
 /// Serves until a signal comes.
 async fn follow(
     node: &Node,
-    (project, scripts, seed): (Project, Scripts, Option<Seed>),
+    begin: Begin,
     mut watch: Watch,
     args: &DevArgs,
-    data_dir: &std::path::Path,
+    data_dir: &Path,
     lines: mpsc::Receiver<LogLine>,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let server = Url::parse(&format!("http://{}", node.admin_addr()))?;
     let client = Client::new(server, node.admin_token().map(str::to_owned))?;
     let (mut session, mut version) = tokio::select! {
-        started = Seed::start(seed, client, project, scripts, data_dir) => started?,
+        started = begin.session(client, data_dir) => started?,
         _ = signals.next() => return Ok(()),
     };
     // Folders that the first build made.

@@ -1,13 +1,7 @@
 //! `minnow kv`: the key-value stores of apps.
 
-use std::{
-    fs,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use clap::{Args, Subcommand};
 use minnow_control::api_types::{KvKey, KvListQuery, KvPutQuery};
@@ -15,13 +9,18 @@ use serde::Serialize;
 
 use crate::{
     cli::{JsonArg, ServerArgs},
+    duration::positive,
+    input,
     output::{self, DIM, GREEN},
-    report::{self, Failure},
+    report,
     store::StoreArg,
 };
 
 /// The most keys that a node gives in one page.
 const PAGE: u32 = 1000;
+
+/// What is read of a value, in bytes: the most that a node takes, and one more, so that it says that it is too much.
+const MAX_INPUT_BYTES: u64 = minnow_store::kv::MAX_VALUE_BYTES as u64 + 1;
 
 /// Read and write key-value stores
 #[derive(Debug, Args)]
@@ -102,7 +101,7 @@ struct SetArgs {
     #[arg(long, short, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// The key goes after this time: 30s, 10m, 2h, 7d
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = positive)]
     ttl: Option<Duration>,
     /// Some text that `list` shows, up to 1 KiB
     #[arg(long, value_name = "TEXT")]
@@ -217,8 +216,11 @@ async fn set(args: SetArgs) -> anyhow::Result<()> {
     let store = args.store.path()?;
     let value = match (args.value, &args.file) {
         (Some(value), _) => value.into_bytes(),
-        (None, Some(file)) => read(file)?,
-        (None, None) => stdin()?,
+        (None, Some(file)) => input::file(file)?,
+        (None, None) => {
+            input::tell_terminal("the value");
+            input::stdin(MAX_INPUT_BYTES)?
+        }
     };
     let query = KvPutQuery {
         key: args.key,
@@ -238,19 +240,6 @@ async fn set(args: SetArgs) -> anyhow::Result<()> {
         output::printable(&query.key),
         output::size(size)
     ))
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(file).with_context(|| Failure::new(format!("cannot read {}", file.display())))
-}
-
-fn stdin() -> anyhow::Result<Vec<u8>> {
-    if io::IsTerminal::is_terminal(&io::stdin()) {
-        report::warn("the value is read from here; end it with Ctrl-D");
-    }
-    let mut value = Vec::new();
-    io::stdin().lock().read_to_end(&mut value).context("cannot read stdin")?;
-    Ok(value)
 }
 
 async fn delete(args: DeleteArgs) -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
 //! The verbs, one file each: its arguments with their help, and what it does.
 
 pub mod apps;
+pub mod backup;
+pub mod blob;
 pub mod build;
 pub mod compile_worker;
 pub mod completions;
@@ -17,6 +19,7 @@ pub mod logs;
 pub mod new;
 pub mod node;
 pub mod publish;
+pub mod restore;
 pub mod rollback;
 pub mod secret;
 pub mod setup;

@@ -116,6 +116,14 @@ mod tests {
     }
 
     #[test]
+    fn the_types_of_a_new_app_are_those_that_types_writes_for_it() {
+        let file = |path| Template::Ts.files().iter().find(|(found, _)| *found == path).unwrap().1;
+        let name = AppName::new("my-app").unwrap();
+        let manifest = Manifest::parse(&render(file("minnow.toml"), &name), "minnow.toml").unwrap().manifest;
+        assert_eq!(crate::verb::types::of(&manifest).unwrap(), render(file("minnow.d.ts"), &name));
+    }
+
+    #[test]
     fn a_rust_app_is_a_package_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let app = dir.path().join("my-app");

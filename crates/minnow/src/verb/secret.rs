@@ -1,6 +1,6 @@
 //! `minnow secret`: an app's secrets, which are stored encrypted and never shown again.
 
-use std::io::{self, IsTerminal as _, Read as _};
+use std::io::{self, IsTerminal as _};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{AppFlags, JsonArg, ServerArgs},
+    input,
     output::{self, BOLD, DIM, GREEN},
     report::{self, Failure},
 };
@@ -154,7 +155,7 @@ async fn set(args: SetArgs) -> anyhow::Result<()> {
     let value = read(&name, &app)?;
     let stored = client.set_secret(&app, &name, value).await?;
     if stored.app_created {
-        report::warn(format_args!("nothing was published of {app} before; is this its name?"));
+        report::unpublished(&app);
     }
     if args.json.json {
         return output::json(&stored);
@@ -171,11 +172,8 @@ fn read(name: &VariableName, app: &AppName) -> anyhow::Result<String> {
         let value = terminal.read_secure_line().context("cannot read the secret")?;
         return given(value.into_bytes());
     }
-    let mut value = Vec::new();
     // A line break more than the most, and one byte to tell that it is too long.
-    let most = MAX_SECRET_BYTES as u64 + 3;
-    io::stdin().take(most).read_to_end(&mut value).context("cannot read the secret from stdin")?;
-    given(value)
+    given(input::stdin(MAX_SECRET_BYTES as u64 + 3)?)
 }
 
 /// Checks a value, without the line break that `echo` and editors put at its end.
@@ -213,9 +211,9 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     let now = output::now_ms();
     let mut table = output::table(&["name", "set", "first set", ""]);
     for secret in secrets {
-        let age = |ms| format!("{} ago", output::age(ms, now));
         let note = if secret.readable { "" } else { "its key is lost: set it again" };
-        table.add_row([secret.name.to_string(), age(secret.changed_ms), age(secret.created_ms), note.into()]);
+        let [changed, created] = [secret.changed_ms, secret.created_ms].map(|ms| output::ago(ms, now));
+        table.add_row([secret.name.to_string(), changed, created, note.into()]);
     }
     output::print_table(table)
 }

@@ -68,7 +68,7 @@ fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
                 minnow_model::deployment::Cause::Deploy => "deploy",
                 minnow_model::deployment::Cause::Rollback => "rollback",
             };
-            let when = format!("{} ago", output::age(past.time_ms, now_ms));
+            let when = output::ago(past.time_ms, now_ms);
             table.add_row([past.revision.to_string(), when, cause.into(), shares(past)]);
         }
         output::print_table(table)?;

@@ -57,7 +57,7 @@ pub async fn run(args: UsageArgs) -> anyhow::Result<()> {
 fn show(apps: &[AppUsage]) -> anyhow::Result<()> {
     if apps.iter().all(|app| app.stores.is_empty()) {
         return output::line(format_args!(
-            "{DIM}no stores; `[kv.NAME]` and `[sql.NAME]` in minnow.toml declare them{DIM:#}"
+            "{DIM}no stores; `[kv.NAME]`, `[sql.NAME]`, `[blob.NAME]` and `[files.NAME]` in minnow.toml declare them{DIM:#}"
         ));
     }
     let mut table = output::table(&["store", "kind", "size", "note"]);

@@ -35,7 +35,7 @@ pub async fn run(args: VersionsArgs) -> anyhow::Result<()> {
     let mut table = output::table(&["version", "live", "published", "size", "digest"]);
     for info in versions {
         let live = if info.weight == 0 { "–".into() } else { format!("{} %", info.weight) };
-        let published = format!("{} ago", output::age(info.published_ms, now));
+        let published = output::ago(info.published_ms, now);
         table.add_row([
             info.version.to_string(),
             live,

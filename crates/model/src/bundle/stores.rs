@@ -287,7 +287,7 @@ mod tests {
         fn sql(config: &mut BundleConfig) -> &mut BundledSql {
             config.sql.values_mut().next().unwrap()
         }
-        let cases: [(Change, &str); 18] = [
+        let cases: [(Change, &str); 23] = [
             (|c| c.kv.clear(), "function `api`: `kv`: the app has no kv store `sessions`"),
             (|c| c.sql.clear(), "function `api`: `sql`: the app has no sql store `main`"),
             (|c| c.locks = false, "function `api`: `locks` is true, and the app has no locks"),
@@ -313,7 +313,7 @@ mod tests {
             ),
             (
                 |c| grants(c).secrets = (0..100).map(|n| format!("S{n}").parse().unwrap()).collect(),
-                "function `api`: has 105 grants, the most is 100",
+                "function `api`: has 107 grants, the most is 100",
             ),
             (
                 |c| c.kv = (0..=MAX_STORES).map(|n| (format!("s{n}").parse().unwrap(), KvStore::default())).collect(),
@@ -324,6 +324,23 @@ mod tests {
             (
                 |c| sql(c).share = (0..=MAX_SHARES).map(|n| format!("a{n}").parse().unwrap()).collect(),
                 "the sql store `main`: it is shared with 101 apps, the most is 100",
+            ),
+            (|c| c.blob.clear(), "function `api`: `blob`: the app has no blob store `uploads`"),
+            (|c| c.volumes.clear(), "function `api`: `files`: the app has no files store `data`"),
+            (
+                |c| grants(c).files.push(mount("shop/media", "/data/media")),
+                "function `api`: `files`: `/data` and `/data/media` overlap",
+            ),
+            (
+                |c| {
+                    let (module, source_map) = (Digest::of(b"module"), Digest::of(b"map"));
+                    c.functions.values_mut().next().unwrap().code = BundledCode::Js { module, source_map };
+                },
+                "function `api`: `files`: only WebAssembly has volumes",
+            ),
+            (
+                |c| c.blob.values_mut().next().unwrap().size_bytes = 1000,
+                "the blob store `uploads`: its size is 1000 bytes; it is from 1048576 to 1099511627776",
             ),
             (
                 |c| sql(c).migrations.reverse(),
@@ -371,12 +388,23 @@ mod tests {
             ("/functions/api/grants/secrets/0", "stripe-key"),
             ("/kv/sessions/share/0", "Blog"),
             ("/sql/main/migrations/0/digest", "md5:00"),
+            ("/functions/api/grants/files/0/path", "data"),
+            ("/functions/api/grants/files/0/path", "/"),
+            ("/functions/api/grants/files/0/path", "/data/../etc"),
+            ("/functions/api/grants/files/0/path", "/tmp/data"),
         ] {
             let mut bad = good.clone();
             *bad.pointer_mut(pointer).unwrap() = value.into();
             assert!(serde_json::from_value::<BundleConfig>(bad).is_err(), "{pointer}");
         }
-        for pointer in ["/functions/api/grants", "/kv/sessions", "/sql/main", "/sql/main/migrations/0"] {
+        for pointer in [
+            "/functions/api/grants",
+            "/kv/sessions",
+            "/sql/main",
+            "/sql/main/migrations/0",
+            "/blob/uploads",
+            "/volumes/data",
+        ] {
             let mut bad = good.clone();
             bad.pointer_mut(pointer).unwrap()["extra"] = 1.into();
             assert!(serde_json::from_value::<BundleConfig>(bad).is_err(), "{pointer}");

@@ -409,6 +409,8 @@ egress = ["https://api.example.com", "*.example.org"]
 instances = "fresh"
 kv = ["sessions", "shop/catalog:ro"]
 sql = ["main"]
+blob = ["uploads"]
+files = { data = "/data" }
 locks = true
 secrets = ["STRIPE_KEY"]
 
@@ -431,6 +433,12 @@ share = ["other-app"]
 
 [sql.main]
 migrations = "migrations"
+
+[blob.uploads]
+size = "10GiB"
+
+[files.data]
+size = "1GiB"
 
 [lock]
 "#;
@@ -490,7 +498,9 @@ mod tests {
                 let wasm = if matches!(doc.key, "wasm" | "js") { "" } else { "wasm = \"a.wasm\"\n" };
                 let build = if doc.key == "watch" { "build = \"make\"\n" } else { "" };
                 let header = if line.starts_with('[') { "[functions.api]" } else { "[functions.f]" };
-                format!("{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[lock]\n")
+                format!(
+                    "{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[blob.uploads]\n[files.data]\n[lock]\n"
+                )
             }
             "[functions.NAME.limits]" => format!("{top}{function}[functions.f.limits]\n{line}\n"),
             header => format!("{top}{function}{}\n{line}\n", header.replace("NAME", "main")),

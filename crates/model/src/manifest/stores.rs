@@ -109,9 +109,11 @@ impl Reader {
             for (key, span, value) in entries {
                 let (name, fields) = self.store(kind, key, span, value);
                 let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
-                let size = fields.and_then(|fields| fields.get("size"));
+                // A table is asked only for the keys of its kind.
+                let get = |kinds: &[StoreKind], key| fields.filter(|_| kinds.contains(&kind))?.get(key);
+                let size = get(&[StoreKind::Blob, StoreKind::Files], "size");
                 let size_bytes = size.and_then(|field| self.size(field, *STORE_BYTES.start(), *STORE_BYTES.end()));
-                let field = fields.and_then(|fields| fields.get("migrations"));
+                let field = get(&[StoreKind::Sql], "migrations");
                 let migrations = field.and_then(|field| self.migrations(field));
                 let Some(name) = name else { continue };
                 if let Some(field) = field {

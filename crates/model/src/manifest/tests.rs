@@ -53,6 +53,8 @@ instances = "reuse"
 limits = { memory = "64 MiB", cpu = "1m 30s", timeout = "500ms", concurrency = 1, queue = 0, request_body = "1MB" }
 kv = ["sessions", "shop/catalog:ro"]
 sql = ["main:ro"]
+blob = ["uploads:ro"]
+files = { data = "/data", "shop/media:ro" = "/srv/media" }
 locks = true
 secrets = ["STRIPE_KEY"]
 [functions.web]
@@ -66,6 +68,10 @@ share = ["shop", "blog"]
 migrations = "db/migrations"
 share = ["shop"]
 [sql.audit]
+[blob.uploads]
+share = ["shop"]
+size = "2GiB"
+[files.data]
 [lock]
 "#;
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();
@@ -228,6 +234,36 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
             "4:9: the app has no sql store `sessions`; it is a kv store: write `kv = [\"sessions\"]`",
         ),
         (with_function("sql = [\"main\"]"), "4:9: the app has no sql store `main`; add `[sql.main]`"),
+        (
+            with_tables("files = { data = \"data\" }\n[files.data]"),
+            "4:19: `data` is no folder for a volume: it does not begin",
+        ),
+        (with_tables("files = { data = \"/\" }\n[files.data]"), "4:19: `/` is no folder for a volume: it is the root"),
+        (with_tables("files = { data = \"/tmp/x\" }\n[files.data]"), "`/tmp` is the sandbox's own"),
+        (with_tables("files = { data = \"/a/../b\" }\n[files.data]"), "a part of it is empty, `.` or `..`"),
+        (with_tables("files = { data = 1 }\n[files.data]"), "4:18: the folder of the volume `data` is no string"),
+        (
+            with_tables("files = { dat = \"/data\" }\n[files.data]"),
+            "4:11: the app has no files store `dat`; did you mean `data`?",
+        ),
+        (
+            with_tables("files = { a = \"/d\", b = \"/d/e\" }\n[files.a]\n[files.b]"),
+            "4:26: the folders `/d` and `/d/e` of volumes overlap",
+        ),
+        (
+            with_tables("files = { data = \"/a\", \"data:ro\" = \"/b\" }\n[files.data]"),
+            "the store `data` stands twice in `files`",
+        ),
+        (with_tables("blob = [\"data\"]\n[files.data]"), "it is a files store: write `files = { data = \"/data\" }`"),
+        (
+            with_js("a.ts", "files = { data = \"/data\" }\n[files.data]"),
+            "4:9: `files` of a function in JavaScript: only WebAssembly has volumes",
+        ),
+        (
+            with_tables("[blob.b]\nsize = \"1KiB\""),
+            "5:9: `size` is 1KiB, out of range; choose a value from 1.0 MiB to 1.0 TiB",
+        ),
+        (with_tables("[kv.a]\nsize = \"1GiB\""), "unknown key `size`"),
         (
             with_grants("kv = [\"sessions\", \"sessions:ro\"]"),
             "4:20: the store `sessions` stands twice in `kv`; keep one: with `:ro` for reading",

@@ -1,16 +1,21 @@
 //! The data services, and the gate before them: what a function may reach of them is decided here, for every service and for
 //! guests of every kind.
 
+pub mod blob_headers;
+pub mod signed;
+
 use std::{
     collections::BTreeMap,
     error::Error,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use minnow_model::{FunctionName, MountPath, StoreId, StoreKind};
-use minnow_store::{DataDir, Kv, Locks, Sql, StoreError, kv::Clock, sql::SqlLimits};
+use minnow_model::{AppName, FunctionName, MountPath, StoreId, StoreKind, StoreName};
+use minnow_store::{Buckets, DataDir, Kv, Locks, Sql, StoreError, Volumes, kv::Clock, sql::SqlLimits};
 
 use crate::{Function, meter::monotonic_ns};
+
+pub use signed::Signer;
 
 /// The node's data services.
 #[derive(Clone)]
@@ -18,6 +23,10 @@ pub struct Data {
     pub kv: Kv,
     pub sql: Sql,
     pub locks: Locks,
+    pub volumes: Volumes,
+    pub buckets: Buckets,
+    /// Makes and checks the signed URLs of blobs. It has its keys once the control plane has opened the vault.
+    pub signer: Arc<Signer>,
 }
 
 impl Data {
@@ -26,7 +35,10 @@ impl Data {
         Ok(Self {
             kv: Kv::open(&dir.kv(), Arc::clone(&clock))?,
             sql: Sql::open(&dir.sql(), limits)?,
-            locks: Locks::open(&dir.lock_tokens(), clock)?,
+            buckets: Buckets::open(&dir.blob(), Arc::clone(&clock))?,
+            locks: Locks::open(&dir.lock_tokens(), Arc::clone(&clock))?,
+            volumes: Volumes::open(&dir.files(), &dir.tmp())?,
+            signer: Arc::new(Signer::new(clock)),
         })
     }
 }
@@ -53,11 +65,26 @@ pub struct Granted {
     pub blob: BTreeMap<String, GrantedStore>,
     pub files: BTreeMap<String, GrantedStore>,
     pub locks: bool,
+    /// Stores of other apps that the manifest names, and that their owner does not share, or not any more. The function is told
+    /// so when it uses one.
+    pub withdrawn: Vec<Withdrawn>,
+}
+
+/// A store of another app that the function's manifest names and that is not shared with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    pub kind: StoreKind,
+    pub owner: AppName,
+    pub store: StoreName,
+    /// As the function knows it: `APP/STORE`.
+    pub name: String,
+    /// What JavaScript has it under in `env`.
+    pub variable: String,
 }
 
 impl Granted {
     pub fn is_empty(&self) -> bool {
-        StoreKind::ALL.into_iter().all(|kind| self.of(kind).is_empty()) && !self.locks
+        StoreKind::ALL.into_iter().all(|kind| self.of(kind).is_empty()) && !self.locks && self.withdrawn.is_empty()
     }
 
     /// The stores of one kind.
@@ -83,6 +110,8 @@ pub(crate) enum Need {
 pub(crate) enum Denied {
     #[error("the function has no {} store `{name}`; add `{} = [\"{name}\"]` to `[functions.{function}]`", kind.as_str(), kind.as_str())]
     NotGranted { kind: StoreKind, name: String, function: FunctionName },
+    #[error("`{owner}` does not share its {} store `{store}` with this app any more; add `share = [\"{app}\"]` to `[{}.{store}]` of `{owner}` and deploy it", kind.as_str(), kind.as_str())]
+    Withdrawn { kind: StoreKind, owner: AppName, store: StoreName, app: AppName },
     #[error("the {} store `{name}` is granted for reading only; write `{name}` without `:ro` to let the function change it", kind.as_str())]
     ReadOnly { kind: StoreKind, name: String },
     #[error("the function has no locks; add `locks = true` to `[functions.{0}]` and a table `[lock]`")]
@@ -152,11 +181,14 @@ impl Function {
     /// The store that the function knows as `name`, if it was granted it for what it needs.
     pub(crate) fn store(&self, kind: StoreKind, name: &str, need: Need) -> Result<&GrantedStore, Denied> {
         let shown = || name.get(..name.floor_char_boundary(SHOWN_NAME)).unwrap_or_default().to_owned();
-        let granted = self.spec().granted.of(kind).get(name).ok_or_else(|| Denied::NotGranted {
-            kind,
-            name: shown(),
-            function: self.spec().function.clone(),
-        })?;
+        let spec = self.spec();
+        let refusal = || match spec.granted.withdrawn.iter().find(|store| store.kind == kind && store.name == name) {
+            Some(Withdrawn { owner, store, .. }) => {
+                Denied::Withdrawn { kind, owner: owner.clone(), store: store.clone(), app: spec.app.clone() }
+            }
+            None => Denied::NotGranted { kind, name: shown(), function: spec.function.clone() },
+        };
+        let granted = spec.granted.of(kind).get(name).ok_or_else(refusal)?;
         granted.allow(kind, name, need)?;
         Ok(granted)
     }

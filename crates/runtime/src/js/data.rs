@@ -1,16 +1,18 @@
 //! The data services for one process: what stands behind `env.SESSIONS.get(…)`.
 //!
-//! The process has one connection to a socket of its own, and sends frames: four bytes with the length of the rest (little
+//! The process has one connection to a socket of its own. It sends a key that only its bootstrap knows ([`Key`]), and then frames: four bytes with the length of the rest (little
 //! endian), four with that of the head, the head in JSON, then raw bytes that the head speaks of. An answer is such a frame
 //! with the same `id`; answers come in the order in which they are ready. What comes in is the function's, and may be
 //! anything: every call passes the gate.
 
+mod blobs;
+mod failure;
 mod frame;
 
 use std::{
     collections::HashMap,
     io, mem,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,25 +21,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{
+    FutureExt as _, StreamExt as _, future,
+    stream::{self, FuturesUnordered},
+};
 use minnow_model::{RequestId, StoreKind};
 use minnow_store::{
-    kv::{Entry, KvError, MAX_BATCH_BYTES, MAX_VALUE_BYTES, Write},
-    lock::{Held, LockError, MAX_HELD, MAX_LEASE},
-    sql::{Access, Rows, SqlError, Statement, Value},
+    kv::{Entry, MAX_BATCH_BYTES, MAX_VALUE_BYTES, Write},
+    lock::{Held, MAX_HELD, MAX_LEASE},
+    sql::{Access, Rows, Statement, Value},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncWriteExt as _, BufReader, BufWriter},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufWriter},
     net::{UnixListener, UnixStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
-use self::frame::{MAX_FRAME_BYTES, Question, Reply};
+pub(super) use self::blobs::HeldBlobs;
+use self::{
+    failure::{Code, Failure},
+    frame::{MAX_FRAME_BYTES, Question, Reply},
+};
 use super::process::Call;
 use crate::{
     Function,
-    data::{Data, Denied, Need, told},
+    data::{Data, Need},
 };
 
 /// Calls of one process that are under way at once. Beyond that it is not read, which holds the function up.
@@ -52,6 +61,11 @@ const MEMORY_BYTES: usize = MAX_BATCH_BYTES;
 const ROWS_BYTES: usize = minnow_store::sql::MAX_VALUE_BYTES;
 /// Locks of an invocation among which it is looked for those whose lease is over, for the first time.
 const FIRST_SWEEP: usize = 64;
+/// Connections that have not sent the process's [`Key`] yet. The bootstrap has one of them at most; the others are the function's own,
+/// which gains nothing by them.
+const MAX_STRANGERS: usize = 16;
+/// How long such a connection stays. The bootstrap sends the key at once, but its process may be held up on a busy node.
+const ADMISSION: Duration = Duration::from_secs(10);
 /// Most calls and answers are some hundred bytes, and many of them leave together.
 const BUFFER_BYTES: usize = 32 << 10;
 
@@ -108,7 +122,7 @@ impl HeldLocks {
         }
         if state.held.len() >= MAX_HELD {
             let message = format!("the invocation holds {MAX_HELD} locks, which is the most; release some first");
-            return Err(Failure { code: "lock", message });
+            return Err(Failure::new(Code::TooMany, message));
         }
         state.held.insert(number, Leased { lock, until: now + lease.min(MAX_LEASE) });
         Ok(())
@@ -133,8 +147,32 @@ impl HeldLocks {
     }
 }
 
+/// What a connection begins with: made for one process, and told to its bootstrap alone. The function's own code can connect to the
+/// socket, too, and must not take the place of the bootstrap. No wall: who knows it is still before the gate.
+pub(super) struct Key(String);
+
+impl Key {
+    pub(super) fn new() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(format!("{:032x}", u128::from_le_bytes(bytes))))
+    }
+
+    /// As the bootstrap is told it, and sends it.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The connection, if that is what comes first on it.
+    async fn admit(&self, mut stream: UnixStream) -> Option<UnixStream> {
+        let mut said = vec![0; self.0.len()];
+        let read = tokio::time::timeout(ADMISSION, stream.read_exact(&mut said)).await;
+        (matches!(read, Ok(Ok(_))) && said == self.0.as_bytes()).then_some(stream)
+    }
+}
+
 /// Serves one process of `function`; `calls` finds an invocation that runs in it. Everything ends when the future is dropped.
-pub(super) async fn serve<C>(listener: UnixListener, function: Weak<Function>, calls: C)
+pub(super) async fn serve<C>(listener: UnixListener, key: Key, function: Weak<Function>, calls: C)
 where
     C: Fn(RequestId) -> Option<Arc<Call>>,
 {
@@ -142,15 +180,40 @@ where
         function,
         calls,
         next_lock: AtomicU64::new(1),
+        blobs: blobs::Begun::default(),
         memory_in: Arc::new(Semaphore::new(MEMORY_BYTES)),
         memory_out: Arc::new(Semaphore::new(MEMORY_BYTES)),
         lock_calls: Semaphore::new(MAX_LOCK_CALLS),
     });
-    // One at a time: the bootstrap has one, and nobody else gets to the socket's other end. It makes another one when this has
-    // failed.
-    while let Ok((stream, _)) = listener.accept().await {
-        if let Err(error) = speak(&service, stream).await {
-            tracing::debug!(%error, "a function's connection to its stores has ended");
+    let mut strangers = FuturesUnordered::new();
+    // One: the bootstrap makes another when this has failed, which it knows first.
+    let mut speaking = None;
+    loop {
+        let spoken = async {
+            match &mut speaking {
+                Some(speaking) => Pin::new(speaking).await,
+                None => future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = listener.accept(), if strangers.len() < MAX_STRANGERS => match accepted {
+                Ok((stream, _)) => strangers.push(key.admit(stream)),
+                Err(error) => {
+                    tracing::warn!(%error, "a process's stores cannot be reached any more");
+                    return;
+                }
+            },
+            Some(admitted) = strangers.next() => {
+                if let Some(stream) = admitted {
+                    speaking = Some(Box::pin(speak(&service, stream)));
+                }
+            }
+            result = spoken => {
+                speaking = None;
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a function's connection to its stores has ended");
+                }
+            }
         }
     }
 }
@@ -192,6 +255,7 @@ struct Service<C> {
     calls: C,
     /// Of all invocations and connections: a function may keep a lock of one and try it in another.
     next_lock: AtomicU64,
+    blobs: blobs::Begun,
     memory_in: Arc<Semaphore>,
     /// Apart from that of the calls, which is held while a call waits for this one.
     memory_out: Arc<Semaphore>,
@@ -210,14 +274,14 @@ where
             let Numbered { id } = serde_json::from_slice(&question.head)?;
             return Ok((refusal(id, Failure::malformed())?, None));
         };
-        let (id, code) = (asked.id, asked.call.code());
+        let id = asked.id;
         let mut memory = match asked.call.most_bytes() {
             0 => None,
             bytes => Some(self.reserve(bytes).await?),
         };
         let mut payload = Vec::new();
         let reply = match self.call(&function, asked, question.payload.clone(), &mut payload).await {
-            Ok(answer) => Reply::new(id, &answer, payload).ok_or_else(|| Failure::too_large(code)),
+            Ok(answer) => Reply::new(id, &answer, payload).ok_or_else(Failure::answer_too_large),
             Err(failure) => Err(failure),
         };
         let reply = match reply {
@@ -237,7 +301,7 @@ where
         mut frame: Bytes,
         payload: &mut Vec<Bytes>,
     ) -> Result<Answer, Failure> {
-        let Data { kv, sql, locks } = function.runtime().data();
+        let Data { kv, sql, locks, .. } = function.runtime().data();
         let store = |kind, need| function.store(kind, &asked.store, need);
         let run = || {
             let found = asked.run.as_deref().and_then(|run| (self.calls)(run.parse().ok()?));
@@ -299,7 +363,7 @@ where
                     let message = format!(
                         "{MAX_LOCK_CALLS} calls of the process wait for locks, which is the most; try again later"
                     );
-                    return Err(Failure { code: "lock", message });
+                    return Err(Failure::new(Code::TooMany, message));
                 };
                 let (tenant, app) = (&function.spec().tenant, &function.spec().app);
                 let (lease, wait) = (Duration::from_millis(lease_ms), Duration::from_millis(wait_ms));
@@ -319,6 +383,10 @@ where
             Asks::LockRelease { lock } => {
                 let lock = run()?.locks.remove(lock);
                 Ok(Answer::Held { held: lock.is_some_and(Held::release) })
+            }
+            Asks::Blob(asks) => {
+                let answer = blobs::call(function, &asked.store, &self.blobs, run, asks, frame, payload).await?;
+                Ok(Answer::Blob(answer))
             }
         }
     }
@@ -380,22 +448,10 @@ enum Asks {
     LockAcquire { name: String, lease_ms: u64, wait_ms: u64 },
     LockRenew { lock: u64, lease_ms: u64 },
     LockRelease { lock: u64 },
+    Blob(blobs::Asks),
 }
 
 impl Asks {
-    /// The code of what fails in it.
-    fn code(&self) -> &'static str {
-        match self {
-            Self::KvGet { .. }
-            | Self::KvList { .. }
-            | Self::KvWrite { .. }
-            | Self::KvIncrement { .. }
-            | Self::KvSwap { .. } => "kv",
-            Self::SqlRun { .. } | Self::SqlScript { .. } => "sql",
-            Self::LockAcquire { .. } | Self::LockRenew { .. } | Self::LockRelease { .. } => "lock",
-        }
-    }
-
     /// What its answer may take. 0: some hundred bytes.
     fn most_bytes(&self) -> usize {
         match self {
@@ -404,6 +460,7 @@ impl Asks {
             Self::SqlRun { statements, .. } if statements.iter().any(|statement| may_have_rows(&statement.sql)) => {
                 ROWS_BYTES
             }
+            Self::Blob(asks) => asks.most_bytes(),
             _ => 0,
         }
     }
@@ -462,7 +519,8 @@ enum Answer {
     Statements { statements: u64 },
     Lock { lock: Option<u64>, token: Option<String> },
     Held { held: bool },
-    Failed { code: &'static str, message: String },
+    Blob(blobs::Answer),
+    Failed { code: Code, message: String },
 }
 
 #[derive(Serialize)]
@@ -491,53 +549,6 @@ struct WireRows {
     last_insert_rowid: String,
 }
 
-/// What a function is told instead of an answer.
-struct Failure {
-    code: &'static str,
-    message: String,
-}
-
-impl Failure {
-    fn malformed() -> Self {
-        Self { code: "protocol", message: "the call cannot be read".into() }
-    }
-
-    fn ended() -> Self {
-        Self { code: "lock", message: "the invocation has ended, and with it its locks".into() }
-    }
-
-    fn too_large(code: &'static str) -> Self {
-        let message = format!(
-            "the answer takes more than {MAX_FRAME_BYTES} bytes on its way to the function; ask for less at once"
-        );
-        Self { code, message }
-    }
-}
-
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        Self { code: "denied", message: denied.to_string() }
-    }
-}
-
-impl From<KvError> for Failure {
-    fn from(error: KvError) -> Self {
-        Self { code: "kv", message: told(&error, error.is_refusal()) }
-    }
-}
-
-impl From<SqlError> for Failure {
-    fn from(error: SqlError) -> Self {
-        Self { code: "sql", message: told(&error, error.is_refusal()) }
-    }
-}
-
-impl From<LockError> for Failure {
-    fn from(error: LockError) -> Self {
-        Self { code: "lock", message: told(&error, error.is_refusal()) }
-    }
-}
-
 /// The next so many bytes.
 fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes, Failure> {
     if length > bytes.len() { Err(Failure::malformed()) } else { Ok(bytes.split_to(length)) }
@@ -562,9 +573,9 @@ fn read_statement(statement: WireStatement, frame: &mut Bytes) -> Result<Stateme
     let params = statement.params.into_iter().map(|value| {
         Ok(match value {
             WireValue::Null => Value::Null,
-            WireValue::Int(digits) => Value::Integer(digits.parse().map_err(|_| Failure {
-                code: "sql",
-                message: format!("{digits:.40} does not fit into 64 bits, as an integer of SQL has them"),
+            WireValue::Int(digits) => Value::Integer(digits.parse().map_err(|_| {
+                let message = format!("bind: {digits:.40} does not fit into 64 bits, as an integer of SQL has them");
+                Failure::new(Code::BadArgument, message)
             })?),
             WireValue::Real(number) => Value::Real(number),
             WireValue::Odd(number) => Value::Real(number.parse().map_err(|_| Failure::malformed())?),

@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     Reserved,
     clock::{Began, Clock, CpuClock},
-    data::{self, HeldLocks},
+    data::{self, HeldBlobs, HeldLocks},
     outbound,
     sandbox::{Running, Started},
 };
@@ -213,6 +213,8 @@ pub(super) struct Call {
     pub(super) is_upgraded: AtomicBool,
     /// Given up when the invocation ends.
     pub(super) locks: HeldLocks,
+    /// Uploads and readers of blobs, which end with it too.
+    pub(super) blobs: HeldBlobs,
     _place: Arc<Place>,
 }
 
@@ -303,19 +305,26 @@ impl Process {
             UnixListener::from_std(listener)
         };
         tokio::spawn(Arc::clone(self).let_out(listen(egress).map_err(broken)?, Arc::downgrade(function)));
+        let data_key = data::Key::new().map_err(broken)?;
+        let told_key = data_key.as_str().to_owned();
         if !spec.granted.is_empty() {
-            tokio::spawn(Arc::clone(self).serve_data(listen(data).map_err(broken)?, Arc::downgrade(function)));
+            tokio::spawn(Arc::clone(self).serve_data(
+                listen(data).map_err(broken)?,
+                data_key,
+                Arc::downgrade(function),
+            ));
         }
-        let store = |kind: StoreKind| {
-            let of_kind = spec.granted.of(kind).iter();
-            of_kind.map(
-                move |(name, granted)| serde_json::json!({ "kind": kind, "name": name, "variable": granted.variable }),
-            )
-        };
-        let stores: Vec<_> = [StoreKind::Kv, StoreKind::Sql].into_iter().flat_map(store).collect();
+        // Those that are not shared any more too: who uses one is told so by the gate.
+        let stores = [StoreKind::Kv, StoreKind::Sql, StoreKind::Blob].into_iter().flat_map(|kind| {
+            let granted = spec.granted.of(kind).iter().map(|(name, granted)| (name, &granted.variable));
+            let withdrawn = spec.granted.withdrawn.iter().filter(move |store| store.kind == kind);
+            let all = granted.chain(withdrawn.map(|store| (&store.name, &store.variable)));
+            all.map(move |(name, variable)| serde_json::json!({ "kind": kind, "name": name, "variable": variable }))
+        });
+        let stores: Vec<_> = stores.collect();
         let head = serde_json::json!({
             "app": spec.app, "version": spec.version, "function": spec.function, "env": &*spec.env,
-            "stores": stores, "locks": spec.granted.locks,
+            "stores": stores, "locks": spec.granted.locks, "data_key": told_key,
             "timeout_ms": u64::try_from(spec.limits.timeout.as_millis()).unwrap_or(u64::MAX), "module_bytes": module.len(),
         });
         let body = [head.to_string().into_bytes(), b"\n".to_vec(), module.to_vec()].concat();
@@ -367,14 +376,14 @@ impl Process {
     }
 
     /// Serves the function's stores until the process has ended.
-    async fn serve_data(self: Arc<Self>, listener: UnixListener, function: Weak<Function>) {
+    async fn serve_data(self: Arc<Self>, listener: UnixListener, key: data::Key, function: Weak<Function>) {
         let mut ended = self.ended.subscribe();
         let process = Arc::downgrade(&self);
         drop(self);
         let calls = move |number: RequestId| process.upgrade()?.call(number);
         tokio::select! {
             _ = ended.wait_for(Option::is_some) => {}
-            () = data::serve(listener, function, calls) => {}
+            () = data::serve(listener, key, function, calls) => {}
         }
     }
 
@@ -404,6 +413,7 @@ impl Process {
             waits: AtomicI32::new(0),
             is_upgraded: AtomicBool::new(false),
             locks: HeldLocks::default(),
+            blobs: HeldBlobs::default(),
             _place: Arc::clone(place),
         });
         self.calls().open.insert(call.number, Arc::clone(&call));
@@ -444,6 +454,7 @@ impl Process {
             calls.ended.push_back((call.number, call.run.id));
         }
         call.locks.release();
+        call.blobs.release();
         let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
         call.run.meter.charge_ns(self.clock.end(&began, is_alive));
         call.run.holds_memory(self.memory_bytes.load(Relaxed));

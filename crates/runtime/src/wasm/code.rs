@@ -7,7 +7,7 @@ use wasmtime::{Engine, Module, component::Component};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
-use super::{engine::Engines, state::GuestState};
+use super::{engine::Engines, files, state::GuestState};
 use crate::kind::GuestKind;
 
 /// One piece of code, linked once for all functions that use it.
@@ -24,7 +24,11 @@ pub(super) enum Entry {
     Http02(ProxyPre<GuestState>),
     Http03(ServicePre<GuestState>),
     Command(CommandPre<GuestState>),
-    CommandCore(wasmtime::InstancePre<GuestState>),
+    CommandCore {
+        pre: wasmtime::InstancePre<GuestState>,
+        /// Whether it imports what reaches files.
+        has_files: bool,
+    },
 }
 
 /// Why compiled code could not be loaded.
@@ -61,7 +65,8 @@ impl Code {
             match kind {
                 GuestKind::CommandCore => {
                     let module = Module::deserialize_file(&linked.engine, path).map_err(LoadError::Map)?;
-                    Entry::CommandCore(linked.modules.instantiate_pre(&module).map_err(LoadError::Link)?)
+                    let pre = linked.modules.instantiate_pre(&module).map_err(LoadError::Link)?;
+                    Entry::CommandCore { pre, has_files: files::imports_files(&module) }
                 }
                 _ => {
                     let component = Component::deserialize_file(&linked.engine, path).map_err(LoadError::Map)?;

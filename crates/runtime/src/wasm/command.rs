@@ -25,6 +25,7 @@ use super::{
     Answer, Code, RequestBody, cgi,
     code::Entry,
     failure,
+    files::P1,
     output::LogStream,
     state::{self, GuestState, Owner},
 };
@@ -103,8 +104,9 @@ async fn call(
                 Err(error) => Err(error),
             }
         }
-        Entry::CommandCore(pre) => {
-            state.set_p1(wasi.build_p1());
+        Entry::CommandCore { pre, has_files } => {
+            let wasi = wasi.build_p1();
+            state.set_p1(if *has_files { P1::with_files(wasi, &run.function)? } else { P1::new(wasi) });
             let mut store = state::store(code, state);
             let instance = pre.instantiate_async(&mut store).await?;
             run.function.metrics().instantiated(began.elapsed());

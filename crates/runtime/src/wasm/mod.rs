@@ -3,7 +3,7 @@
 //!
 //! `engine` configures it, `code` maps compiled artifacts, `state` is what one sandbox holds. `http02`, `http03` and `command`
 //! call the three kinds of guest: `reuse03` in shared instances, `first_piece` sends short responses whole, `cgi` speaks
-//! RFC 3875 with commands. `data` gives guests their stores. `output` turns what a guest prints into log lines, `failure` what went wrong into a code.
+//! RFC 3875 with commands. `data` gives guests their stores, `files` their volumes and `/tmp`. `output` turns what a guest prints into log lines, `failure` what went wrong into a code.
 
 mod cgi;
 mod code;
@@ -11,6 +11,7 @@ mod command;
 mod data;
 mod engine;
 mod failure;
+mod files;
 mod first_piece;
 mod http02;
 mod http03;
@@ -30,6 +31,7 @@ use http_body::{Body as _, Frame, SizeHint};
 pub(crate) use code::{Code, LoadError};
 pub(crate) use engine::{Engines, Flavor, config};
 pub(crate) use failure::{note_guest_failure, note_timeout};
+pub(crate) use files::Roots;
 pub(crate) use http02::WarmInstance;
 pub(crate) use reuse03::Crew;
 pub(crate) use state::Owner;

@@ -9,7 +9,7 @@ use wasmtime::{
     ResourceLimiter, Store, StoreContextMut, UpdateDeadline,
     component::{Linker, ResourceTable},
 };
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -18,6 +18,7 @@ use super::{
     Code, Flavor,
     data::{self, DataView},
     failure::Limit,
+    files::{self, Files, FilesView, P1},
     output::LogStream,
     reuse03::Hand,
 };
@@ -32,7 +33,7 @@ use crate::{
 /// Handles that a guest may hold at once (streams, requests, fields, pollables): far beyond what a request needs. Together
 /// with the bounds below it keeps what a guest can take of the host's memory, outside its own, within some 100 MiB: 64 of
 /// fields, 16 of large pieces of bodies and 16 of small ones. An instance that is reused can keep large pieces from several
-/// requests: 64 of them, 150 MiB in all.
+/// requests: 64 of them, 150 MiB in all. Blobs on their way have a bound of their own.
 const MAX_HANDLES: usize = 1_000;
 
 /// The size of the header fields a guest may build, in bytes, counted as wasmtime counts them (in memory, not on the wire).
@@ -51,7 +52,8 @@ const LARGE_BODIES: u32 = 128;
 /// What one call may have the host copy out of the guest, in bytes. Bodies go in pieces, so this is ample.
 const HOSTCALL_BYTES: usize = 16 << 20;
 
-/// The same for a function that was granted a key-value store: it may set a batch of values at once.
+/// The same for a function that was granted a key-value store or a bucket: it may set a batch of values at once, or a whole
+/// blob.
 const VALUES_BYTES: usize = HOSTCALL_BYTES + MAX_BATCH_BYTES;
 
 /// Random bytes that a guest gets in one call: they are made without a look at the clock.
@@ -62,6 +64,9 @@ pub(crate) struct GuestState {
     table: ResourceTable,
     /// What the guest has open of the data services.
     open: data::Open,
+    /// Made when the guest first asks for its folders. After the table, so that what is deleted and open is closed before it counts
+    /// as free.
+    files: Option<Box<Files>>,
     http: WasiHttpCtx,
     hooks: Hooks,
     /// Made when the guest first uses one of its interfaces: a hello-world never does.
@@ -69,7 +74,7 @@ pub(crate) struct GuestState {
     /// Where the guest's output goes; a guest keeps these streams from one request to the next.
     output: Vec<LogStream>,
     /// Set for core modules only.
-    p1: Option<Box<WasiP1Ctx>>,
+    p1: Option<Box<P1>>,
     pub(super) memory: MemoryLimit,
 }
 
@@ -145,6 +150,7 @@ impl GuestState {
         Self {
             table,
             open: data::Open::default(),
+            files: None,
             http,
             memory: MemoryLimit {
                 limit: function.spec().limits.memory_bytes,
@@ -180,21 +186,29 @@ impl GuestState {
         DataView::new(&self.hooks.owner, &mut self.table, &mut self.open)
     }
 
-    /// Whether the guest holds what must not outlive its invocation: a lock, a transaction or a cursor. They are given up
-    /// with the sandbox.
+    /// Whether the guest holds what must not outlive its invocation: a lock, a transaction, a cursor, or a blob on its way.
+    /// They are given up with the sandbox.
     pub(super) fn holds_stores(&self) -> bool {
         self.open.is_any()
     }
 
+    /// What file calls need.
+    pub(super) fn files(&mut self) -> FilesView<'_> {
+        FilesView { owner: &self.hooks.owner, table: &mut self.table, files: &mut self.files }
+    }
+
     /// Uses this context for a core module.
-    pub(super) fn set_p1(&mut self, p1: WasiP1Ctx) {
+    pub(super) fn set_p1(&mut self, p1: P1) {
         self.p1 = Some(Box::new(p1));
     }
 }
 
 /// Makes a store for `code` that counts its CPU time, memory and handles.
 pub(super) fn store(code: &Code, state: GuestState) -> Store<GuestState> {
-    let has_values = state.hooks.owner.function().is_some_and(|function| !function.spec().granted.kv.is_empty());
+    let has_values = state.hooks.owner.function().is_some_and(|function| {
+        let granted = &function.spec().granted;
+        !granted.kv.is_empty() || !granted.blob.is_empty()
+    });
     let hostcall_bytes = if has_values { VALUES_BYTES } else { HOSTCALL_BYTES };
     let mut store = Store::new(code.engine(), state);
     store.limiter(|state| &mut state.memory);
@@ -348,8 +362,8 @@ impl wasmtime_wasi_io::IoView for GuestState {
     }
 }
 
-/// What a guest sees of the world: its env, clocks and random numbers; what it prints goes to the log. No files, no
-/// sockets, no names, no arguments.
+/// What a guest sees of the world: its env, clocks and random numbers; what it prints goes to the log. No
+/// sockets, no names, no arguments. Its files are in [`files`].
 fn wasi(owner: &Owner, output: &[LogStream]) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     restrict(&mut wasi);
@@ -374,8 +388,7 @@ pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) ->
     use wasmtime_wasi::{
         cli::{WasiCli, WasiCliView as _},
         clocks::{WasiClocks, WasiClocksView as _},
-        filesystem::{WasiFilesystem, WasiFilesystemView as _},
-        p2::bindings::{cli, clocks, filesystem, random, sockets},
+        p2::bindings::{cli, clocks, random, sockets},
         random::{WasiRandom, WasiRandomView as _},
         sockets::{WasiSockets, WasiSocketsView as _},
     };
@@ -398,8 +411,7 @@ pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) ->
     cli::terminal_stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
     cli::terminal_stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
     cli::terminal_stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
-    filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
-    filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    files::link(l)?;
     // Linked so that programs built with a standard library load; every address is refused.
     sockets::tcp::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
     sockets::udp::add_to_linker::<S, WasiSockets>(l, S::sockets)?;
@@ -411,6 +423,7 @@ pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) ->
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(l)?;
     data::link(l)?;
     if flavor == Flavor::Async {
+        // Files of 0.3 are linked and show no folders: standard libraries reach theirs through 0.2.
         wasmtime_wasi::p3::add_to_linker(l)?;
         wasmtime_wasi_http::p3::add_to_linker(l)?;
     }
@@ -419,10 +432,9 @@ pub(super) fn link_component(linker: &mut Linker<GuestState>, flavor: Flavor) ->
 
 /// Links WASI preview 1 for core modules.
 pub(super) fn link_module(linker: &mut wasmtime::Linker<GuestState>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p1::add_to_linker_async(linker, |state: &mut GuestState| {
-        let p1 = &mut state.p1;
+    wasmtime_wasi::p1::wasi_snapshot_preview1::add_to_linker(linker, |state: &mut GuestState| {
         // A core module's sandbox is always given a context before it is instantiated; a default one has no grants.
-        p1.get_or_insert_with(|| Box::new(WasiCtx::builder().build_p1()))
+        &mut **state.p1.get_or_insert_with(|| Box::new(P1::new(WasiCtx::builder().build_p1())))
     })
 }
 
@@ -495,6 +507,7 @@ mod tests {
             code: FunctionCode::Wasm { digest: Digest::of(b"code"), kind: GuestKind::Http02 },
             env: Arc::default(),
             secrets: Default::default(),
+            lacks_secrets: false,
             granted: Arc::default(),
             egress: Arc::new([format!("http://{host}").parse().unwrap()]),
             instances: Default::default(),

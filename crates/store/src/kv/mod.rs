@@ -32,6 +32,7 @@ use crate::{
     Database, StoreError,
     database::Tuning,
     open::{OpenBounds, OpenStores},
+    snapshot::{self, Expected, Hold},
 };
 
 /// Values of one call that [`Kv::fetch`] reads on the caller's thread, in bytes, and keys: some 100 µs from the page cache.
@@ -159,7 +160,7 @@ impl Kv {
     pub fn open_bounded(dir: &Path, clock: Clock, bounds: KvBounds) -> Result<Self, StoreError> {
         // A connection for each of the gateway's threads, which are as many as cores.
         let readers = thread::available_parallelism().map_or(2, |cores| cores.get());
-        let tuning = Tuning { readers, cache_kib: CACHE_KIB, max_bytes: Some(bounds.store_bytes) };
+        let tuning = Tuning { readers, cache_kib: CACHE_KIB, max_bytes: Some(bounds.store_bytes), alone: true };
         let open = move |path: &Path| {
             let database = Database::open_tuned(path, rows::SCHEMA, tuning)?;
             Ok(Open { database, queue: Arc::new(Semaphore::new(QUEUED_BYTES as usize)) })
@@ -284,6 +285,23 @@ impl Kv {
     /// Moves all stores of an app to the folder `to`, all or none. False where it has none.
     pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, KvError> {
         Ok(self.stores.move_app(tenant, app, to).await?)
+    }
+
+    /// Keeps the writes of a store waiting, for a backup; `None` where it was never written.
+    pub async fn hold(&self, store: &StoreId) -> Result<Option<Hold>, KvError> {
+        let Some(open) = self.stores.existing(store).await? else { return Ok(None) };
+        let held = open.database.hold().await?;
+        Ok(Some(Hold::new(self.stores.path(store), (held, open))))
+    }
+
+    /// Whether the file of a store, as a backup has it, is sound. Blocking.
+    pub fn check_file(path: &Path) -> Result<(), StoreError> {
+        snapshot::check(path, Expected::Schema(rows::SCHEMA))
+    }
+
+    /// Makes the files in the folder `from` the stores of an app that has none: all or none.
+    pub async fn adopt_app(&self, tenant: &Tenant, app: &AppName, from: &Path) -> Result<(), KvError> {
+        Ok(self.stores.adopt_app(tenant, app, from).await?)
     }
 
     /// The apps that have stores.

@@ -186,12 +186,13 @@ pub(super) fn increment(connection: &Connection, key: &str, delta: i64, now: Now
 
 /// Removes keys that expired, those first whose time is over for longest, and counts them.
 pub(super) fn purge(connection: &Connection, now_ms: u64, most: Purge) -> Result<usize, KvError> {
-    let mut expired = connection.prepare_cached(
-        "SELECT version, length(value) FROM entry WHERE expires_ms <= ?1 ORDER BY expires_ms LIMIT ?2",
-    )?;
-    let mut rows = expired.query((signed(now_ms), most.rows))?;
+    // Without a LIMIT: SQLite would compile the statement again with each one that is bound. Rows are read one by one.
+    let mut expired = connection
+        .prepare_cached("SELECT version, length(value) FROM entry WHERE expires_ms <= ?1 ORDER BY expires_ms")?;
+    let mut rows = expired.query([signed(now_ms)])?;
     let (mut versions, mut bytes) = (Vec::new(), 0);
-    while bytes < most.bytes
+    while versions.len() < most.rows
+        && bytes < most.bytes
         && let Some(row) = rows.next()?
     {
         versions.push(row.get::<_, i64>(0)?);

@@ -7,7 +7,11 @@ use std::{
 };
 
 use rusqlite::CachedStatement;
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{Instant as TimerInstant, sleep_until},
+};
 
 use super::{
     error::SqlError,
@@ -60,7 +64,8 @@ pub(super) struct Running {
     first: Option<Vec<Value>>,
     /// After the statement and its connection, and so released when the memory is free.
     memory: Held,
-    used: Instant,
+    /// By the clock of the runtime's timers, as all that decides how long a cursor lives.
+    used: TimerInstant,
 }
 
 // SAFETY: statement and connection go from thread to thread together, and one thread at a time has them. SQLite allows that for connections
@@ -91,6 +96,12 @@ impl Cursor {
 
     pub fn columns(&self) -> &[String] {
         &self.columns
+    }
+
+    /// Whether it was ended from outside.
+    #[cfg(test)]
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(&self.rows, Source::Streamed(stream) if matches!(*lock(&stream.open), Open::Ended(_)))
     }
 
     /// The next rows, at most `max` and fewer when they are large; none at the end.
@@ -148,16 +159,16 @@ impl Drop for Stream {
 
 /// Ends a cursor that nobody asked for rows in `idle`, or that is too old.
 async fn end_when_idle(open: Arc<Mutex<Open>>, idle: Duration) {
-    let begun = Instant::now();
+    let begun = TimerInstant::now();
     let mut wake = begun + idle;
     loop {
-        tokio::time::sleep_until(wake.into()).await;
+        sleep_until(wake).await;
         let open = Arc::clone(&open);
         let looked = tokio::task::spawn_blocking(move || {
             let mut open = lock(&open);
             let Open::Running(running) = &*open else { return None };
             let over = (running.used + idle).min(begun + LIFE);
-            if over > Instant::now() {
+            if over > TimerInstant::now() {
                 return Some(over);
             }
             *open = Open::Ended("its cursor was open, or unused, for too long".into());
@@ -219,7 +230,8 @@ impl Running {
         // and `Running` drops the statement before it.
         let statement = unsafe { std::mem::transmute::<CachedStatement<'_>, CachedStatement<'static>>(prepared) };
         let count = columns.len();
-        let running = Self { statement: Some(statement), reader, columns: count, first, memory, used: Instant::now() };
+        let running =
+            Self { statement: Some(statement), reader, columns: count, first, memory, used: TimerInstant::now() };
         Ok((columns, Some(running)))
     }
 
@@ -244,7 +256,7 @@ impl Running {
             Ok((piece, true))
         });
         *memory = holds;
-        *used = Instant::now();
+        *used = TimerInstant::now();
         result
     }
 }

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use minnow_model::StoreId;
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
 
+use crate::database::connect_alone;
+
 use super::{
     Sql, SqlError,
     error::Failed,
@@ -87,7 +89,7 @@ impl Sql {
                 return Connection::open_in_memory();
             }
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&path, flags)?;
+            let connection = connect_alone(&path, flags)?;
             connection.busy_timeout(Duration::from_secs(5))?;
             connection.pragma_update(None, "query_only", true)?;
             Ok(connection)

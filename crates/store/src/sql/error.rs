@@ -10,9 +10,12 @@ use crate::StoreError;
 /// Why a statement failed. What a function may see is the text of every variant but `Corrupt` and `Store`: those are for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SqlError {
-    /// The statement is wrong or not allowed, or a constraint does not hold: SQLite's message, with line and column where it tells them.
+    /// The statement is wrong or not allowed: SQLite's message, with line and column where it tells them.
     #[error("{0}")]
     Refused(String),
+    /// A constraint of the tables does not hold, or a trigger said no. Nothing was changed.
+    #[error("{0}")]
+    Constraint(String),
     #[error("the statement ran for longer than allowed and was stopped; add an index, or do less in one statement")]
     Timeout,
     #[error("{0}")]
@@ -137,6 +140,7 @@ impl From<Failed<'_>> for SqlError {
             Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::NoLargeFileSupport) => {
                 Self::Store(format!("{}: {text}", path.display()))
             }
+            Some(ErrorCode::ConstraintViolation) => Self::Constraint(text),
             _ => Self::Refused(text),
         }
     }

@@ -210,7 +210,8 @@ impl Watch {
                 ours(table_name)?;
                 if !MODULES.iter().any(|module| module.eq_ignore_ascii_case(module_name)) {
                     return Err(format!(
-                        "virtual tables of the kind `{module_name}` are not available; use {MODULES:?}"
+                        "virtual tables of the kind `{module_name}` are not available; use one of {}",
+                        MODULES.join(", ")
                     ));
                 }
                 self.schema.store(true, Ordering::Relaxed);
@@ -298,7 +299,8 @@ const MODULES: &[&str] = &["fts5", "fts5vocab", "rtree", "rtree_i32"];
 const FORBIDDEN_FUNCTIONS: &[&str] = &["load_extension", "fts3_tokenizer", "fts5", "sqlite_log"];
 
 /// Functions that take time with the product of what they are given, or make much of little, and cannot be interrupted. They never run on a
-/// thread that others wait for. `instr`, `replace` and the trims are [ours](super::functions), and not among them.
+/// thread that others wait for. Those of full-text search come to the progress handler in the end, as they step through tables of their own.
+/// `instr`, `replace` and the trims are [ours](super::functions), and not among them.
 const LONG_FUNCTIONS: &[&str] = &[
     "like",
     "glob",

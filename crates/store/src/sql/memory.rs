@@ -131,6 +131,14 @@ impl Drop for Allowance {
     }
 }
 
+/// Does what is no statement's own without counting it: what it takes stays.
+pub(super) fn outside<T>(work: impl FnOnce() -> T) -> T {
+    let before = ACCOUNT.replace(Account::NONE);
+    let done = work();
+    ACCOUNT.set(before);
+    done
+}
+
 pub(super) struct Paused<'a> {
     limit: i64,
     _of: PhantomData<&'a Allowance>,

@@ -32,7 +32,10 @@ pub use value::{
 };
 
 use self::{session::Session, store::Store};
-use crate::{OpenBounds, OpenStores, StoreError};
+use crate::{
+    OpenBounds, OpenStores, StoreError,
+    snapshot::{self, Expected, Hold},
+};
 
 /// The SQL stores of a node. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +50,11 @@ impl Sql {
         memory::install()?;
         let stores = OpenStores::new(dir, OpenBounds::default(), move |path| Store::open(path, limits))?;
         Ok(Self { stores, limits })
+    }
+
+    /// What statements and stores may take.
+    pub fn limits(&self) -> &SqlLimits {
+        &self.limits
     }
 
     /// Runs one statement. A read by primary key that ran before takes some microseconds, on the caller's thread.
@@ -133,6 +141,11 @@ impl Sql {
             .map_err(|_| SqlError::Stopped)?
     }
 
+    /// How many calls wait for the writer of a store.
+    pub async fn waiting(&self, store: &StoreId) -> Result<usize, SqlError> {
+        Ok(self.stores.existing(store).await?.map_or(0, |open| open.queue.waiting()))
+    }
+
     /// The stores of an app that have a file, by name, with their bytes on the disk.
     pub fn list_stores(&self, tenant: &Tenant, app: &AppName) -> Result<Vec<(StoreName, u64)>, SqlError> {
         Ok(self.stores.list(tenant, app)?)
@@ -146,6 +159,23 @@ impl Sql {
     /// Moves all stores of an app to the folder `to`, all or none. False where it has none.
     pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, SqlError> {
         Ok(self.stores.move_app(tenant, app, to).await?)
+    }
+
+    /// Keeps the writes of a store waiting, for a backup; `None` where it has no file.
+    pub async fn hold(&self, store: &StoreId) -> Result<Option<Hold>, SqlError> {
+        let Some(open) = self.stores.existing(store).await? else { return Ok(None) };
+        let lease = open.queue.take(&open).await?;
+        Ok(Some(Hold::new(self.stores.path(store), lease)))
+    }
+
+    /// Whether the file of a store, as a backup has it, is sound. Blocking.
+    pub fn check_file(path: &Path) -> Result<(), StoreError> {
+        snapshot::check(path, Expected::Any)
+    }
+
+    /// Makes the files in the folder `from` the stores of an app that has none: all or none.
+    pub async fn adopt_app(&self, tenant: &Tenant, app: &AppName, from: &Path) -> Result<(), SqlError> {
+        Ok(self.stores.adopt_app(tenant, app, from).await?)
     }
 
     /// The apps that have stores.

@@ -14,7 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+};
+
+use crate::database::{Yielding, answer_together};
 
 use super::{
     error::SqlError,
@@ -55,6 +60,8 @@ enum Turn {
 struct Write {
     work: Work,
     tell: oneshot::Sender<Result<Done, SqlError>>,
+    /// Where its caller waits.
+    runtime: Option<Handle>,
     ticket: Ticket,
     begun: bool,
 }
@@ -163,7 +170,13 @@ impl Queue {
 
     async fn submit(&self, store: &Arc<Store>, work: Work) -> Result<Done, SqlError> {
         let (tell, told) = oneshot::channel();
-        self.wait(store, told, |ticket| Turn::Write(Write { work, tell, ticket, begun: false })).await?
+        let runtime = Handle::try_current().ok();
+        self.wait(store, told, |ticket| Turn::Write(Write { work, tell, runtime, ticket, begun: false })).await?
+    }
+
+    /// How many calls wait for a turn.
+    pub(super) fn waiting(&self) -> usize {
+        WAITING.saturating_sub(self.places.available_permits())
     }
 
     /// The connection that writes, for as long as the lease lives.
@@ -224,6 +237,7 @@ impl Queue {
 
     /// Takes turns until there are none left, or one takes the connection. Blocking.
     fn work(&self, store: &Arc<Store>, mut writer: Option<Session>) {
+        let _yielding = Yielding::begin();
         loop {
             let mut group = Vec::new();
             let mut take = None;
@@ -352,10 +366,10 @@ fn run_group(store: &Store, session: &Session, mut group: Vec<Write>) {
             Attempt::Kept(results) => {
                 again = again.saturating_sub(results.len());
                 alone &= again > 0;
-                for (write, result) in group.drain(..results.len()).zip(results) {
-                    // The caller may have gone; the write stands.
-                    let _ = write.tell.send(result);
-                }
+                let answers = group.drain(..results.len()).zip(results);
+                let answers = answers.map(|(write, result)| (write.runtime, (write.tell, result)));
+                // A caller may have gone; its write stands.
+                answer_together(answers, |(tell, result)| drop(tell.send(result)));
             }
             Attempt::Lost(index, error) => {
                 let _ = group.remove(index).tell.send(Err(error));
@@ -413,7 +427,7 @@ fn attempt(session: &Session, group: &mut Vec<Write>, most: usize) -> Attempt {
     }
     match session.control("COMMIT") {
         Ok(()) => Attempt::Kept(results),
-        Err(error @ SqlError::Refused(_)) => Attempt::Broken(results.len(), error),
+        Err(error @ (SqlError::Refused(_) | SqlError::Constraint(_))) => Attempt::Broken(results.len(), error),
         Err(error) => Attempt::Failed(error),
     }
 }
@@ -440,6 +454,7 @@ mod tests {
         let write = |_| Write {
             work: Work::Statements(vec![Statement::new(sql, [])]),
             tell: oneshot::channel().0,
+            runtime: None,
             ticket: Ticket { taken: Arc::default(), _place: Arc::clone(&places).try_acquire_owned().unwrap() },
             begun: false,
         };

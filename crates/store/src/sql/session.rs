@@ -11,6 +11,8 @@ use std::{
 
 use rusqlite::{Batch, Connection, OpenFlags, Row, config::DbConfig, ffi, limits::Limit, types::ValueRef};
 
+use crate::database::connect_alone;
+
 use super::{
     error::{Failed, SqlError, position},
     functions,
@@ -74,7 +76,7 @@ impl Session {
             make_private(path).map_err(|error| crate::StoreError::io(path, error))?;
             flags |= OpenFlags::SQLITE_OPEN_CREATE;
         }
-        Self::configure(Connection::open_with_flags(path, flags), path, limits, role)
+        Self::configure(connect_alone(path, flags), path, limits, role)
     }
 
     /// A database without content: what a store is that was never written.
@@ -351,7 +353,7 @@ impl Session {
             let Some(row) = rows.next()? else { return Ok(()) };
             let (table, id, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let id = id.map(|id| format!(" {id}")).unwrap_or_default();
-            Err(SqlError::Refused(format!(
+            Err(SqlError::Constraint(format!(
                 "FOREIGN KEY constraint failed: row{id} of {table} refers to no row of {parent}"
             ))
             .into())
@@ -370,7 +372,13 @@ impl Session {
         keys_off: bool,
     ) -> Result<Option<u64>, (SqlError, usize)> {
         use rusqlite::fallible_iterator::FallibleIterator as _;
-        let mut batch = Batch::new(&self.connection, sql);
+        if let Some(at) = sql.find('\0') {
+            // SQLite would take it for the end of the text.
+            return Err((SqlError::Refused("the text has a NUL character, which SQL cannot have".into()), at));
+        }
+        // SQLite copies a text that does not end with NUL: the whole rest of it, for each of its statements.
+        let terminated = format!("{sql}\0");
+        let mut batch = Batch::new(&self.connection, &terminated);
         let (mut count, mut at) = (0, 0);
         loop {
             let deadline = (Instant::now() + each).min(end);
@@ -384,7 +392,7 @@ impl Session {
                     Ok(None) => return Ok(false),
                     Err(error) => {
                         if let rusqlite::Error::SqlInputError { sql: rest, offset, .. } = &error {
-                            place = Some(sql.len() - rest.len() + usize::try_from(*offset).unwrap_or(0));
+                            place = Some(terminated.len() - rest.len() + usize::try_from(*offset).unwrap_or(0));
                         }
                         return Err(error.into());
                     }
@@ -440,6 +448,7 @@ impl Session {
 /// The message of a script's error without SQLite's own position, which counts from the statement.
 fn plain(error: SqlError, placed: bool) -> SqlError {
     match error {
+        // Those of constraints have no position.
         SqlError::Refused(text) if placed => match text.rsplit_once(" (line ") {
             Some((message, _)) => SqlError::Refused(message.into()),
             None => SqlError::Refused(text),
@@ -450,11 +459,13 @@ fn plain(error: SqlError, placed: bool) -> SqlError {
 
 /// Puts line and column into the message of an error.
 pub(super) fn placed((error, offset): (SqlError, usize), sql: &str) -> SqlError {
+    let with_place = |message: String| {
+        let (line, column) = position(sql, offset);
+        format!("{message} (line {line}, column {column})")
+    };
     match error {
-        SqlError::Refused(message) => {
-            let (line, column) = position(sql, offset);
-            SqlError::Refused(format!("{message} (line {line}, column {column})"))
-        }
+        SqlError::Refused(message) => SqlError::Refused(with_place(message)),
+        SqlError::Constraint(message) => SqlError::Constraint(with_place(message)),
         error => error,
     }
 }
@@ -489,11 +500,14 @@ pub(super) fn names(statement: &rusqlite::Statement<'_>) -> Vec<String> {
 pub(super) fn bind(statement: &mut rusqlite::Statement<'_>, params: &[Value]) -> Result<(), Problem> {
     let expected = statement.parameter_count();
     if expected != params.len() {
-        let given = params.len();
-        return Err(SqlError::Refused(format!(
-            "the statement has {expected} parameters, and {given} values were given"
-        ))
-        .into());
+        let counted = |count: usize, what: &str| match count {
+            0 => format!("no {what}s"),
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let (has, given) = (counted(expected, "parameter"), counted(params.len(), "value"));
+        let verb = if params.len() == 1 { "was" } else { "were" };
+        return Err(SqlError::Refused(format!("the statement has {has}, and {given} {verb} given")).into());
     }
     for (index, value) in params.iter().enumerate() {
         let index = index + 1;

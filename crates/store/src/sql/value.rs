@@ -6,8 +6,8 @@ use std::time::Duration;
 pub const MAX_STATEMENT_BYTES: usize = 1 << 20;
 /// The longest script, in bytes: an import sends a dump in pieces of this size.
 pub const MAX_SCRIPT_BYTES: usize = 16 << 20;
-/// The longest text or blob, and the longest row, in bytes. A function of SQLite cannot be interrupted inside, and a few take time with the
-/// square of it (`json_patch` of many members); larger things belong into blobs.
+/// The longest text or blob, and the longest row, in bytes. A function of SQLite cannot be interrupted inside; larger things belong into
+/// blobs.
 pub const MAX_VALUE_BYTES: usize = 4 << 20;
 /// Parameters of a statement. SQLite's own bound is 32,766.
 pub const MAX_PARAMS: usize = 10_000;

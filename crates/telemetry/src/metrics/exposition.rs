@@ -165,7 +165,12 @@ fn encode_node(encoder: &mut DescriptorEncoder<'_>, instruments: &Instruments) -
         (
             "minnow_gateway_requests",
             &instruments.gateway,
-            "Requests that reached neither a function nor a static file, by status class and problem code",
+            "Requests that reached no function, static file or blob, by status class and problem code",
+        ),
+        (
+            "minnow_blob_requests",
+            &instruments.blobs,
+            "Requests to signed URLs of blobs, by status class and problem code",
         ),
         ("minnow_static_requests", &instruments.statics, "Requests that static files answered, by status class"),
     ];
@@ -275,6 +280,7 @@ mod tests {
         function.instantiated(Duration::from_micros(15));
         metrics.gateway_request(404, Some(Code::UnknownApp));
         metrics.static_request(304);
+        metrics.blob_request(403, Some(Code::SignatureExpired));
         metrics.compiled(Duration::from_millis(130));
         metrics.loaded_code_bytes().set(4096);
         metrics.apps().set(1);
@@ -306,6 +312,7 @@ mod tests {
             (r#"minnow_queued{app="hello",function="api",version="0.1.0"}"#, 1.0),
             (r#"minnow_gateway_requests_total{status="4xx",code="unknown_app"}"#, 1.0),
             (r#"minnow_static_requests_total{status="3xx",code=""}"#, 1.0),
+            (r#"minnow_blob_requests_total{status="4xx",code="signature_expired"}"#, 1.0),
             ("minnow_compile_duration_seconds_count", 1.0),
             ("minnow_connections", 1.0),
             ("minnow_loaded_code_bytes", 4096.0),

@@ -56,9 +56,13 @@ const JS: [File; 5] = [
 const TS: [File; 7] = [
     file!("ts", ".gitignore"),
     file!("ts", "README.md"),
+    // As `minnow types` writes it for the template's manifest: a test in `new.rs` holds them together.
+    (
+        "minnow.d.ts",
+        concat!(include_str!("../../../../../sdk/js/minnow.d.ts"), include_str!("../../../templates/ts/env.d.ts.tmpl")),
+    ),
     file!("ts", "minnow.toml"),
     file!("ts", "src/index.ts"),
-    file!("ts", "src/minnow.d.ts"),
     STYLE,
     file!("ts", "tsconfig.json"),
 ];

@@ -1,8 +1,4 @@
-import type { Context, Handler } from "./minnow.d.ts";
-
-interface Env {
-  GREETING: string;
-}
+import type { Env, ExecutionContext, Handler } from "../minnow.d.ts";
 
 export default {
   async fetch(request, env, ctx) {
@@ -35,7 +31,7 @@ function greet(name: string, env: Env): Response {
 }
 
 /** Answers how long the text in the request's body is. */
-function count(text: string, ctx: Context): Response {
+function count(text: string, ctx: ExecutionContext): Response {
   const answer = {
     bytes: new TextEncoder().encode(text).length,
     words: text.split(/\s+/).filter(Boolean).length,

@@ -40,10 +40,29 @@ const decoder = new TextDecoder();
 /** For values that are text as it is: a mark of the byte order at its start belongs to it. */
 const wholeDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** A string as the node can read it: half of a surrogate pair becomes U+FFFD, as it does in a value. */
-const wellFormed = (value) => toWellFormed(`${value}`);
+/** The most that a message repeats of what the function gave, in UTF-16 units. */
+const MAX_SHOWN = 100;
+const shown = (value) => cut(describe(value), MAX_SHOWN);
 
-/** What the node says when a call fails: `code` is denied, kv, sql, lock or protocol. */
+/**
+ * A string as the node can read it: half of a surrogate pair becomes U+FFFD, as it does in a value. What is no string is
+ * refused: `undefined` and `[object Object]` are keys that nobody means.
+ */
+function stringOf(what, value) {
+  if (typeof value !== "string") throw new NativeTypeError(`${what} is a string, not ${shown(value)}`);
+  return toWellFormed(value);
+}
+
+const keyOf = (value) => stringOf("a key", value);
+
+/** The options that were given; a mistake there must not pass for none. */
+function optionsOf(what, value) {
+  if (value === undefined || value === null) return { __proto__: null };
+  if (typeof value !== "object") throw new NativeTypeError(`${what}: the options are an object, not ${shown(value)}`);
+  return value;
+}
+
+/** What the node says when a call fails; docs/data.md lists the codes. `connection` is made here alone. */
 class StoreError extends NativeError {
   constructor(code, message) {
     super(message);
@@ -53,6 +72,8 @@ class StoreError extends NativeError {
 defineProperty(StoreError.prototype, "name", { __proto__: null, value: "StoreError" });
 
 let wire = null;
+/** What the connection begins with, so that the node knows it for this script's; made in `environment`. */
+let dataKey;
 
 /** The connection: made with the first call, and again with the first one after it has failed. */
 class Wire {
@@ -64,13 +85,13 @@ class Wire {
   #hasFailed = false;
 
   /** Makes a call; answers with its result and the bytes that came with it. Nobody else may have the payload's memory. */
-  call(store, call, payload) {
+  call(store, call, payload, run) {
     const id = this.#nextId++;
-    const head = encodeText(encoder, stringify({ __proto__: null, id, run: currentId() || undefined, store, call }));
+    const head = encodeText(encoder, stringify({ __proto__: null, id, run: run || undefined, store, call }));
     let size = 0;
     for (let i = 0; i < payload.length; i++) size += byteLengthOf(payload[i]);
     if (4 + byteLengthOf(head) + size > MAX_CALL_BYTES) {
-      throw new StoreError("protocol", `a call has ${byteLengthOf(head) + size} bytes, the most is ${MAX_VALUE_BYTES} for all of its values; divide it`);
+      throw new StoreError("too_large", `a call has ${byteLengthOf(head) + size} bytes, the most is ${MAX_VALUE_BYTES} for all of its values; divide it`);
     }
     const lengths = new NativeUint8Array(8);
     putLength(lengths, 0, 4 + byteLengthOf(head) + size);
@@ -94,6 +115,7 @@ class Wire {
     try {
       if (this.#conn === null) {
         this.#conn = await nativeConnect({ __proto__: null, transport: "unix", path: dataPath });
+        for (let at = 0; at < byteLengthOf(dataKey);) at += await this.#conn.write(part(dataKey, at));
         this.#read();
       }
       while (this.#queue.length > 0 && !this.#hasFailed) {
@@ -162,7 +184,7 @@ class Wire {
 
   async #receive(bytes) {
     const read = await this.#conn.read(bytes);
-    if (read === null) throw new StoreError("protocol", "the node has closed the connection to the stores");
+    if (read === null) throw new StoreError("connection", "the node has closed the connection to the stores");
     return read;
   }
 
@@ -183,7 +205,11 @@ class Wire {
     if (this.#hasFailed) return;
     this.#hasFailed = true;
     if (wire === this) wire = null;
-    const failure = new StoreError("protocol", `the stores cannot be reached: ${describe(error)}`);
+    const why = isPrototypeOf(NativeError.prototype, error) ? error.message : describe(error);
+    const failure = new StoreError(
+      "connection",
+      `the connection to the node's stores broke off (${why}); whether the call was made is not known`,
+    );
     const waiting = this.#waiting;
     this.#waiting = { __proto__: null };
     this.#queue = [];
@@ -218,7 +244,8 @@ function copyBytes(buffer, start, end) {
 }
 
 const noBytes = new NativeUint8Array(0);
-const ask = (store, call, payload = []) => (wire ??= new Wire()).call(store, call, payload);
+/** Makes a call of the current invocation, or of `run`. */
+const ask = (store, call, payload = [], run = currentId()) => (wire ??= new Wire()).call(store, call, payload, run);
 
 /** A copy of the bytes of a view, whose memory the function may change, or take away, at any time. */
 function copyOfView(view) {
@@ -234,12 +261,12 @@ function bytesOf(value) {
   if (isPrototypeOf(NativeArrayBuffer.prototype, value)) return copyOfView(new NativeUint8Array(value));
   if (isView(value)) return copyOfView(value);
   if (isPrototypeOf(NativeReadableStream.prototype, value)) return null;
-  throw new NativeTypeError("a value is a string, an ArrayBuffer, a view of one, or a ReadableStream");
+  throw new NativeTypeError(`a value is a string, an ArrayBuffer, a view of one, or a ReadableStream, not ${shown(value)}`);
 }
 
 /** A value as `get` was asked for it. */
 function asType(bytes, type) {
-  switch (type ?? "text") {
+  switch (type) {
     case "text":
       return decode(wholeDecoder, bytes);
     case "json":
@@ -252,33 +279,45 @@ function asType(bytes, type) {
       return bytes;
     case "stream":
       return responseBody(new NativeResponse(bytes));
-    default:
-      throw new NativeTypeError(`get: the type is text, json, arrayBuffer, bytes or stream, not ${describe(type)}`);
   }
 }
 
-const typeOf = (options) => typeof options === "object" && options !== null ? options.type : options;
+const TYPES = freeze({ __proto__: null, text: true, json: true, arrayBuffer: true, bytes: true, stream: true });
+
+/** The type for `asType`, before anything is asked. */
+function typeOf(options) {
+  const type = (typeof options === "object" && options !== null ? options.type : options) ?? "text";
+  if (typeof type === "string" && TYPES[type] === true) return type;
+  throw new NativeTypeError(`the type of a value is text, json, arrayBuffer, bytes or stream, not ${shown(type)}`);
+}
 
 function expiryOf(options) {
   const { expiration, expirationTtl } = options;
-  if (expirationTtl !== undefined) return now() + positive("expirationTtl", expirationTtl, "of seconds ") * 1000;
-  if (expiration !== undefined) return positive("expiration", expiration, "of seconds ") * 1000;
+  if (expirationTtl !== undefined) return now() + positive("expirationTtl", expirationTtl, "number of seconds") * 1000;
+  if (expiration !== undefined) return positive("expiration", expiration, "number of seconds since 1970") * 1000;
   return undefined;
 }
 
-function positive(name, value, unit = "") {
-  const number = NativeNumber(value);
+function positive(name, value, what = "number") {
+  const number = typeof value === "string" ? NativeNumber(value) : value;
   if (!isSafeInteger(number) || number <= 0) {
-    throw new NativeTypeError(`${name} is a whole number ${unit}greater than 0, not ${describe(value)}`);
+    throw new NativeTypeError(`${name} is a whole ${what}, at least 1, not ${shown(value)}`);
   }
   return number;
+}
+
+/** Metadata as the node keeps it: JSON. */
+function metadataOf({ metadata }) {
+  if (metadata === undefined || metadata === null) return undefined;
+  const json = stringify(metadata);
+  if (typeof json !== "string") throw new NativeTypeError(`metadata is what JSON can hold, not ${shown(metadata)}`);
+  return json;
 }
 
 /** One write as the node takes it; its value as it is now, or the stream that gives it. */
 function writeOf(key, value, options) {
   const bytes = bytesOf(value);
-  const metadata = options.metadata === undefined || options.metadata === null ? undefined : stringify(options.metadata);
-  const write = { __proto__: null, key: wellFormed(key), bytes: 0, metadata, expiresMs: expiryOf(options) };
+  const write = { __proto__: null, key: keyOf(key), bytes: 0, metadata: metadataOf(options), expiresMs: expiryOf(options) };
   return { write, bytes, stream: bytes === null ? value : null };
 }
 
@@ -327,14 +366,14 @@ class KvNamespace {
   async get(key, options) {
     const type = typeOf(options);
     if (!isArray(key)) {
-      const { 0: entry } = await this.#entries([wellFormed(key)]);
+      const { 0: entry } = await this.#entries([keyOf(key)]);
       return entry === null ? null : asType(entry.value, type);
     }
     const keys = [];
     const asked = [];
     for (let i = 0; i < key.length; i++) {
-      push(keys, `${key[i]}`);
-      push(asked, wellFormed(keys[i]));
+      push(keys, key[i]);
+      push(asked, keyOf(keys[i]));
     }
     const found = await this.#entries(asked);
     const values = new NativeMap();
@@ -346,19 +385,20 @@ class KvNamespace {
 
   /** `version` is what `compareAndSwap` expects; null when there is no such key. */
   async getWithMetadata(key, options) {
-    const { 0: entry } = await this.#entries([wellFormed(key)]);
+    const type = typeOf(options);
+    const { 0: entry } = await this.#entries([keyOf(key)]);
     if (entry === null) return { value: null, metadata: null, version: null };
     const { value, metadata, version } = entry;
     return {
-      value: asType(value, typeOf(options)),
+      value: asType(value, type),
       metadata: metadata === null ? null : asMetadata(metadata),
       version,
     };
   }
 
   /** Durable when it settles. */
-  async put(key, value, options = {}) {
-    const one = writeOf(key, value, options ?? {});
+  async put(key, value, options) {
+    const one = writeOf(key, value, optionsOf("put", options));
     const bytes = await finish(one);
     await ask(this.#store, { __proto__: null, kvWrite: { __proto__: null, writes: [one.write] } }, [bytes]);
   }
@@ -367,16 +407,23 @@ class KvNamespace {
   async delete(key) {
     const keys = isArray(key) ? copyOf(key) : [key];
     const writes = [];
-    for (let i = 0; i < keys.length; i++) push(writes, { __proto__: null, key: wellFormed(keys[i]) });
+    for (let i = 0; i < keys.length; i++) push(writes, { __proto__: null, key: keyOf(keys[i]) });
     await ask(this.#store, { __proto__: null, kvWrite: { __proto__: null, writes } });
   }
 
   /** Sets several keys at once, all or none: `[{ key, value, expirationTtl, metadata }]`. */
   async putMany(entries) {
+    if (!isArray(entries)) throw new NativeTypeError(`putMany takes an array of { key, value }, not ${shown(entries)}`);
     const writes = [];
     const payload = [];
     const all = [];
-    for (let i = 0; i < entries.length; i++) push(all, writeOf(entries[i].key, entries[i].value, entries[i]));
+    for (let i = 0; i < entries.length; i++) {
+      const entry = entries[i];
+      if (typeof entry !== "object" || entry === null) {
+        throw new NativeTypeError(`putMany takes an array of { key, value }, and ${shown(entry)} is in it`);
+      }
+      push(all, writeOf(entry.key, entry.value, entry));
+    }
     for (let i = 0; i < all.length; i++) {
       push(payload, await finish(all[i]));
       push(writes, all[i].write);
@@ -384,10 +431,10 @@ class KvNamespace {
     await ask(this.#store, { __proto__: null, kvWrite: { __proto__: null, writes } }, payload);
   }
 
-  async list(options = {}) {
-    const { prefix = "", limit = 1000, cursor } = options ?? {};
-    const asked = { __proto__: null, prefix: wellFormed(prefix), after: undefined, limit: positive("limit", limit) };
-    if (cursor !== undefined && cursor !== null) asked.after = wellFormed(cursor);
+  async list(options) {
+    const { prefix, limit = 1000, cursor } = optionsOf("list", options);
+    const asked = { __proto__: null, prefix: stringOf("prefix", prefix ?? ""), after: undefined, limit: positive("limit", limit) };
+    if (cursor !== undefined && cursor !== null) asked.after = stringOf("cursor", cursor);
     const { answer } = await ask(this.#store, { __proto__: null, kvList: asked });
     const { keys, next } = answer.page;
     const listed = [];
@@ -403,18 +450,18 @@ class KvNamespace {
 
   /** Adds to a whole number, of which an absent one counts as 0; answers with the sum. */
   async increment(key, delta = 1) {
-    if (!isSafeInteger(delta)) throw new NativeTypeError(`increment adds a whole number, not ${describe(delta)}`);
-    const { answer } = await ask(this.#store, { __proto__: null, kvIncrement: { __proto__: null, key: wellFormed(key), delta } });
+    if (!isSafeInteger(delta)) throw new NativeTypeError(`increment adds a whole number, not ${shown(delta)}`);
+    const { answer } = await ask(this.#store, { __proto__: null, kvIncrement: { __proto__: null, key: keyOf(key), delta } });
     return integer(answer.sum.sum);
   }
 
   /** Sets the key if it has this version, as `getWithMetadata` gave it; null: if there is none. Answers whether it did. */
-  async compareAndSwap(key, version, value, options = {}) {
+  async compareAndSwap(key, version, value, options) {
     const expected = version ?? undefined;
     if (expected !== undefined && (!isSafeInteger(expected) || expected < 0)) {
-      throw new NativeTypeError(`compareAndSwap: the version is a number of getWithMetadata or null, not ${describe(version)}`);
+      throw new NativeTypeError(`compareAndSwap: the version is a number of getWithMetadata or null, not ${shown(version)}`);
     }
-    const one = writeOf(key, value, options ?? {});
+    const one = writeOf(key, value, optionsOf("compareAndSwap", options));
     const bytes = await finish(one);
     const asked = { __proto__: null, expected, write: one.write };
     const { answer } = await ask(this.#store, { __proto__: null, kvSwap: asked }, [bytes]);
@@ -449,7 +496,7 @@ function wireValue(value, payload) {
     push(payload, bytes);
     return { __proto__: null, blob: byteLengthOf(bytes) };
   }
-  throw new NativeTypeError(`bind: ${describe(value)} is no value of SQL; give null, a number, bigint, string, boolean or bytes`);
+  throw new NativeTypeError(`bind: ${shown(value)} is no value of SQL; give null, a number, bigint, string, boolean or bytes`);
 }
 
 class Statement {
@@ -467,7 +514,14 @@ class Statement {
     return new Statement(this.#database, this.#sql, params);
   }
 
-  static wire(statement, payload) {
+  /** As the node takes it; its bytes go to `payload`. `database` is where it is to run. */
+  static wire(statement, payload, database) {
+    if (typeof statement !== "object" || statement === null || !(#params in statement)) {
+      throw new NativeTypeError(`a batch is made of statements as prepare() gives them, and ${shown(statement)} is in it`);
+    }
+    if (statement.#database !== database) {
+      throw new NativeTypeError("a batch runs in one database, and a statement of another is in it");
+    }
     const params = [];
     for (let i = 0; i < statement.#params.length; i++) push(params, wireValue(statement.#params[i], payload));
     return { __proto__: null, sql: toWellFormed(statement.#sql), params };
@@ -492,7 +546,7 @@ class Statement {
     const { results } = resultOf(await this.#rows());
     if (results.length === 0) return null;
     if (column === undefined) return results[0];
-    if (!hasOwn(results[0], column)) throw new StoreError("sql", `the result has no column ${describe(column)}`);
+    if (!hasOwn(results[0], column)) throw new StoreError("bad_argument", `the result has no column ${shown(column)}`);
     return results[0][column];
   }
 
@@ -505,13 +559,14 @@ class Statement {
     return all;
   }
 }
+freeze(Statement);
 freeze(Statement.prototype);
 
 async function run(store, statements, isBatch) {
   const began = now();
   const payload = [];
   const asked = [];
-  for (let i = 0; i < statements.length; i++) push(asked, Statement.wire(statements[i], payload));
+  for (let i = 0; i < statements.length; i++) push(asked, Statement.wire(statements[i], payload, store));
   const call = { __proto__: null, sqlRun: { __proto__: null, statements: asked, isBatch } };
   const { answer, bytes } = await ask(store, call, payload);
   const { results } = answer.rows;
@@ -558,12 +613,13 @@ class Database {
   }
 
   prepare(sql) {
-    if (typeof sql !== "string") throw new NativeTypeError(`prepare takes a statement as a string, not ${describe(sql)}`);
+    if (typeof sql !== "string") throw new NativeTypeError(`prepare takes a statement as a string, not ${shown(sql)}`);
     return new Statement(this.#store, sql, []);
   }
 
   /** All statements in one transaction: all or nothing. */
   async batch(statements) {
+    if (!isArray(statements)) throw new NativeTypeError(`batch takes an array of statements, not ${shown(statements)}`);
     const found = await run(this.#store, copyOf(statements), true);
     const results = [];
     for (let i = 0; i < found.length; i++) push(results, resultOf(found[i]));
@@ -573,7 +629,7 @@ class Database {
   /** A script of statements, in one transaction. */
   async exec(sql) {
     const began = now();
-    const { answer } = await ask(this.#store, { __proto__: null, sqlScript: { __proto__: null, sql: wellFormed(sql) } });
+    const { answer } = await ask(this.#store, { __proto__: null, sqlScript: { __proto__: null, sql: stringOf("a script", sql) } });
     return { count: answer.statements.statements, duration: now() - began };
   }
 }
@@ -583,7 +639,7 @@ freeze(Database.prototype);
 function milliseconds(name, value, otherwise) {
   if (value === undefined) return otherwise;
   if (!isSafeInteger(value) || value < 0) {
-    throw new NativeTypeError(`${name} is a whole number of milliseconds, not ${describe(value)}`);
+    throw new NativeTypeError(`${name} is a whole number of milliseconds, not ${shown(value)}`);
   }
   return value;
 }
@@ -623,10 +679,11 @@ freeze(Lock.prototype);
 /** `env.LOCKS`. */
 class Locks {
   /** Takes a lock; null when others had it for all of `wait`. Both in milliseconds. */
-  async acquire(name, { lease, wait } = {}) {
+  async acquire(name, options) {
+    const { lease, wait } = optionsOf("acquire", options);
     const asked = {
       __proto__: null,
-      name: wellFormed(name),
+      name: stringOf("the name of a lock", name),
       leaseMs: milliseconds("lease", lease, LEASE_MS),
       waitMs: milliseconds("wait", wait, 0),
     };
@@ -637,14 +694,20 @@ class Locks {
 }
 freeze(Locks.prototype);
 
+function storeOf(kind, name) {
+  if (kind === "kv") return new KvNamespace(name);
+  return kind === "sql" ? new Database(name) : new Bucket(name);
+}
+
 /** What the function finds in `env`: its variables, and the stores that it was granted. */
 function environment(head) {
+  dataKey = encodeText(encoder, head.data_key);
   const env = { __proto__: Object.prototype };
   const names = ownKeys(head.env);
   for (let i = 0; i < names.length; i++) env[names[i]] = head.env[names[i]];
   for (let i = 0; i < head.stores.length; i++) {
     const { kind, name, variable } = head.stores[i];
-    env[variable] = kind === "kv" ? new KvNamespace(name) : new Database(name);
+    env[variable] = storeOf(kind, name);
   }
   if (head.locks) env.LOCKS = new Locks();
   return freeze(env);

@@ -2,9 +2,9 @@
 
 use minnow_model::{StoreId, StoreKind};
 use minnow_store::kv::{Entry, KvError, Page, Write};
-use wasmtime::component::{Linker, Resource, ResourceTableError};
+use wasmtime::component::{Linker, Resource};
 
-use super::{DataView, HasDataView};
+use super::{DataView, HasDataView, failure::Told};
 use crate::{
     data::{Denied, Need},
     meter::now_ms,
@@ -32,41 +32,8 @@ pub struct Cas {
     version: Option<u64>,
 }
 
-/// What a guest is told, or dies of.
-pub enum Failure {
-    NoSuchStore,
-    AccessDenied,
-    Other(String),
-    Kv(KvError),
-    Trap(wasmtime::Error),
-}
-
-impl From<wasmtime::Error> for Failure {
-    fn from(error: wasmtime::Error) -> Self {
-        Self::Trap(error)
-    }
-}
-
-impl From<ResourceTableError> for Failure {
-    fn from(error: ResourceTableError) -> Self {
-        Self::Trap(error.into())
-    }
-}
-
-impl From<KvError> for Failure {
-    fn from(error: KvError) -> Self {
-        Self::Kv(error)
-    }
-}
-
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::NotGranted { .. } | Denied::NoLocks(_) => Self::NoSuchStore,
-            Denied::ReadOnly { .. } => Self::AccessDenied,
-        }
-    }
-}
+/// Why a call gives the guest nothing.
+pub type Failure = super::failure::Failure<KvError>;
 
 mod draft {
     wasmtime::component::bindgen!({
@@ -142,7 +109,7 @@ impl<E: Into<Failure>> From<E> for SwapFailure {
 }
 
 impl DataView<'_> {
-    fn open_bucket(&mut self, name: String) -> Result<Resource<Bucket>, Failure> {
+    fn open_store(&mut self, name: String) -> Result<Resource<Bucket>, Failure> {
         let store = self.function()?.store(StoreKind::Kv, &name, Need::Read)?.store.clone();
         Ok(self.table.push(Bucket { store, name, next: None })?)
     }
@@ -230,21 +197,31 @@ macro_rules! keyvalue_host {
 
         impl $version::wasi::keyvalue::store::Host for DataView<'_> {
             fn open(&mut self, identifier: String) -> Result<Resource<Bucket>, Failure> {
-                self.open_bucket(identifier)
+                self.open_store(identifier)
             }
 
             fn convert_error(
                 &mut self,
                 failure: Failure,
             ) -> wasmtime::Result<$version::wasi::keyvalue::store::Error> {
-                use $version::wasi::keyvalue::store::Error;
-                match failure {
-                    Failure::NoSuchStore => Ok(Error::NoSuchStore),
-                    Failure::AccessDenied => Ok(Error::AccessDenied),
-                    Failure::Other(message) => Ok(Error::Other(message)),
-                    Failure::Kv(error) => Ok(Error::Other(self.told(&error, error.is_refusal()))),
-                    Failure::Trap(error) => Err(error),
+                self.tell(failure)
+            }
+        }
+
+        impl Told<KvError> for $version::wasi::keyvalue::store::Error {
+            fn denied(denied: Denied) -> Self {
+                match denied {
+                    Denied::ReadOnly { .. } => Self::AccessDenied,
+                    _ => Self::NoSuchStore,
                 }
+            }
+
+            fn refused(why: String) -> Self {
+                Self::Other(why)
+            }
+
+            fn other(message: String) -> Self {
+                Self::Other(message)
             }
         }
 
@@ -283,7 +260,7 @@ macro_rules! keyvalue_host {
                 (None, _) => None,
                 (Some(cursor), Some((number, last))) if cursor == *number => Some(last.clone()),
                 (Some(_), _) => {
-                    return Err(Failure::Other("this cursor is not the one of the last page; begin again".into()));
+                    return Err(Failure::Refused("this cursor is not the one of the last page; begin again".into()));
                 }
             };
             let page = self.page(&bucket, "", last.as_deref(), PAGE).await?;
@@ -312,9 +289,9 @@ keyvalue_host!(draft2);
 
 impl draft::wasi::keyvalue::atomics::Host for DataView<'_> {
     async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Result<u64, Failure> {
-        let too_large = || Failure::Other("the sum does not fit".into());
+        let too_large = || Failure::Refused("the sum does not fit".into());
         let sum = self.add(&bucket, &key, i64::try_from(delta).map_err(|_| too_large())?).await?;
-        u64::try_from(sum).map_err(|_| Failure::Other(format!("the sum is below 0: {sum}")))
+        u64::try_from(sum).map_err(|_| Failure::Refused(format!("the sum is below 0: {sum}")))
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use minnow_store::lock::{Held, LockError};
-use wasmtime::component::{Linker, Resource, ResourceTableError};
+use wasmtime::component::{Linker, Resource};
 
-use super::{DataView, HasDataView};
+use super::{DataView, HasDataView, failure::Told};
 use crate::{data::Denied, wasm::state::GuestState};
 
 mod bindings {
@@ -23,34 +23,20 @@ mod bindings {
 
 use bindings::minnow::lock::locks;
 
-/// What a guest is told, or dies of.
-pub enum Failure {
-    Denied(String),
-    Lock(LockError),
-    Trap(wasmtime::Error),
-}
+/// Why a call gives the guest nothing.
+pub type Failure = super::failure::Failure<LockError>;
 
-impl From<wasmtime::Error> for Failure {
-    fn from(error: wasmtime::Error) -> Self {
-        Self::Trap(error)
+impl Told<LockError> for locks::Error {
+    fn denied(denied: Denied) -> Self {
+        Self::NotGranted(denied.to_string())
     }
-}
 
-impl From<ResourceTableError> for Failure {
-    fn from(error: ResourceTableError) -> Self {
-        Self::Trap(error.into())
+    fn refused(why: String) -> Self {
+        Self::Refused(why)
     }
-}
 
-impl From<LockError> for Failure {
-    fn from(error: LockError) -> Self {
-        Self::Lock(error)
-    }
-}
-
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied.to_string())
+    fn other(message: String) -> Self {
+        Self::Other(message)
     }
 }
 
@@ -65,12 +51,7 @@ impl locks::Host for DataView<'_> {
     }
 
     fn convert_error(&mut self, failure: Failure) -> wasmtime::Result<locks::Error> {
-        match failure {
-            Failure::Denied(message) => Ok(locks::Error::NotGranted(message)),
-            Failure::Lock(error) if error.is_refusal() => Ok(locks::Error::Refused(error.to_string())),
-            Failure::Lock(error) => Ok(locks::Error::Other(self.told(&error, false))),
-            Failure::Trap(error) => Err(error),
-        }
+        self.tell(failure)
     }
 }
 

@@ -1,14 +1,22 @@
 //! The data services as components import them. Every call passes the gate of [`crate::data`].
+//!
+//! A file for each interface; [`failure`] is how errors of a service become those of an interface, [`streams`] has the blobs that are
+//! on their way.
 
 #![allow(unreachable_pub, reason = "generated bindings re-export the types that stand for resources and errors")]
 
+mod blob;
+mod blobstore;
 mod config;
+mod failure;
 mod keyvalue;
 mod lock;
 mod sql;
+mod streams;
 
 use std::{error::Error, sync::Arc};
 
+use tracing::Span;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
 use super::state::{GuestState, Owner};
@@ -23,11 +31,13 @@ pub(super) struct Open {
     /// Locks and transactions.
     holds: u32,
     cursors: u32,
+    /// Uploads and bodies of blobs.
+    streams: streams::Streams,
 }
 
 impl Open {
     pub(super) fn is_any(&self) -> bool {
-        self.holds + self.cursors > 0
+        self.holds + self.cursors > 0 || self.streams.is_any()
     }
 }
 
@@ -57,16 +67,21 @@ impl<'a> DataView<'a> {
         Ok(hold)
     }
 
-    /// [`data::told`], which names the function and its request in the node's log.
-    fn told(&self, error: &dyn Error, is_refusal: bool) -> String {
+    /// What the guest is told of what is wrong with the node: [`data::told`], which names the function and its request in the
+    /// node's log.
+    fn told(&self, error: &dyn Error) -> String {
+        self.span().in_scope(|| data::told(error, false))
+    }
+
+    /// Whose call it is.
+    fn span(&self) -> Span {
         let spec = self.owner.function().map(|function| function.spec());
-        let span = tracing::error_span!(
+        tracing::error_span!(
             "call",
             app = spec.map(|spec| spec.app.as_str()),
             function = spec.map(|spec| spec.function.as_str()),
             request = self.owner.request_id().map(tracing::field::display),
-        );
-        span.in_scope(|| data::told(error, is_refusal))
+        )
     }
 
     /// Whose sandbox it is. An error ends the guest: it runs although no invocation does.
@@ -90,6 +105,8 @@ impl HasData for HasDataView {
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     keyvalue::link(linker)?;
     sql::link(linker)?;
+    blob::link(linker)?;
+    blobstore::link(linker)?;
     lock::link(linker)?;
     config::link(linker)
 }

@@ -2,9 +2,9 @@
 
 use minnow_model::{StoreId, StoreKind};
 use minnow_store::sql::{Access, Cursor, Rows, Sql, SqlError, Statement, Transaction, Value};
-use wasmtime::component::{Linker, Resource, ResourceTableError};
+use wasmtime::component::{Linker, Resource};
 
-use super::{DataView, HasDataView};
+use super::{DataView, HasDataView, failure::Told};
 use crate::{
     data::{Denied, Need},
     wasm::state::GuestState,
@@ -43,34 +43,34 @@ pub struct Connection {
     access: Access,
 }
 
-/// What a guest is told, or dies of.
-pub enum Failure {
-    Denied(String),
-    Sql(SqlError),
-    Trap(wasmtime::Error),
-}
+/// Why a call gives the guest nothing.
+pub type Failure = super::failure::Failure<SqlError>;
 
-impl From<wasmtime::Error> for Failure {
-    fn from(error: wasmtime::Error) -> Self {
-        Self::Trap(error)
+impl Told<SqlError> for database::Error {
+    fn denied(denied: Denied) -> Self {
+        match denied {
+            Denied::ReadOnly { .. } => Self::ReadOnly,
+            denied => Self::NotGranted(denied.to_string()),
+        }
     }
-}
 
-impl From<ResourceTableError> for Failure {
-    fn from(error: ResourceTableError) -> Self {
-        Self::Trap(error.into())
+    fn refused(why: String) -> Self {
+        Self::Refused(why)
     }
-}
 
-impl From<SqlError> for Failure {
-    fn from(error: SqlError) -> Self {
-        Self::Sql(error)
+    fn other(message: String) -> Self {
+        Self::Other(message)
     }
-}
 
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied.to_string())
+    fn of(error: SqlError) -> Result<Self, SqlError> {
+        Ok(match error {
+            SqlError::ReadOnly => Self::ReadOnly,
+            SqlError::Timeout => Self::Timeout,
+            SqlError::Full => Self::Full,
+            SqlError::Busy => Self::Busy,
+            error @ SqlError::TooLarge(..) => Self::TooLarge(error.to_string()),
+            error => return Err(error),
+        })
     }
 }
 
@@ -122,21 +122,7 @@ impl DataView<'_> {
 
 impl database::Host for DataView<'_> {
     fn convert_error(&mut self, failure: Failure) -> wasmtime::Result<database::Error> {
-        use database::Error;
-        let error = match failure {
-            Failure::Trap(error) => return Err(error),
-            Failure::Denied(message) => return Ok(Error::NotGranted(message)),
-            Failure::Sql(error) => error,
-        };
-        Ok(match error {
-            SqlError::ReadOnly => Error::ReadOnly,
-            SqlError::Refused(message) => Error::Refused(message),
-            SqlError::Timeout => Error::Timeout,
-            SqlError::Full => Error::Full,
-            SqlError::Busy => Error::Busy,
-            error @ SqlError::TooLarge(..) => Error::TooLarge(error.to_string()),
-            error => Error::Other(self.told(&error, error.is_refusal())),
-        })
+        self.tell(failure)
     }
 }
 
@@ -167,7 +153,7 @@ impl database::HostConnection for DataView<'_> {
             let why = format!(
                 "{MAX_CURSORS} cursors are open, which is the most; drop one first, or run the statement as a whole"
             );
-            return Err(SqlError::Refused(why).into());
+            return Err(Failure::Refused(why));
         }
         let cursor = sql.query(&store, access, statement.into()).await?;
         let handle = self.table.push(cursor)?;

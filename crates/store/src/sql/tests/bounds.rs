@@ -136,17 +136,35 @@ async fn results_are_bounded_and_cursors_are_not() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_cursor_that_rests_too_long_ends() {
-    let stores = Stores::with(quick());
+    let limits = SqlLimits { transaction: Duration::from_secs(10), ..SqlLimits::default() };
+    let stores = Stores::with(limits);
     stores.run("CREATE TABLE t (id INTEGER PRIMARY KEY)").await;
     stores.run("INSERT INTO t VALUES (1), (2), (3)").await;
     let mut cursor = stores.sql.query(&stores.main, RO, statement("SELECT id FROM t")).await.unwrap();
     cursor.next(1).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::advance(Duration::from_secs(9)).await;
+    // From here on it has its time anew.
     cursor.next(1).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::advance(Duration::from_secs(9)).await;
+    settle(|| false).await;
+    assert!(!cursor.has_ended());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    settle(|| cursor.has_ended()).await;
     assert!(matches!(cursor.next(1).await, Err(SqlError::Ended(_))));
+}
+
+/// Lets what a timer began come to its end: until `is_done`, or as long as anything can still come of it. The clock stands still.
+async fn settle(is_done: impl Fn() -> bool) {
+    for _ in 0..100 {
+        if is_done() {
+            return;
+        }
+        // Behind what waits for a thread that may block already.
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -465,4 +483,79 @@ async fn a_writer_that_lost_its_foreign_keys_is_not_used_again() {
     lease.session().unwrap().control("PRAGMA foreign_keys = off").unwrap();
     drop(lease);
     assert!(stores.refused("INSERT INTO c VALUES (1)").await.contains("FOREIGN KEY"));
+}
+
+/// A copy of the rest of the text for each statement makes the time of a script grow with its square: 13 s for 4 MiB of inserts.
+#[tokio::test]
+async fn a_statement_of_a_script_takes_nothing_for_what_comes_after_it() {
+    let stores = Stores::new();
+    stores.run("CREATE TABLE t (a)").await;
+    let open = stores.sql.stores.or_create(&stores.main).await.unwrap();
+    let mut lease = open.queue.take(&open).await.unwrap();
+    let session = lease.session().unwrap();
+    session.allow_memory(1 << 20);
+    let script = format!("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); -- {}", "x".repeat(4 << 20));
+    let second = Duration::from_secs(60);
+    let ran = session.whole_script(&script, second, second, || Ok(()));
+    assert_eq!(ran.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_script_is_not_cut_off_at_a_nul() {
+    let stores = Stores::new();
+    let script = "CREATE TABLE t (a);\nINSERT INTO t VALUES (1);\0 INSERT INTO t VALUES (2);";
+    let error = stores.sql.script(&stores.main, RW, script.into()).await.unwrap_err();
+    let SqlError::Refused(text) = &error else { panic!("{error:?}") };
+    assert!(text.contains("NUL") && text.ends_with("(line 2, column 26)"), "{text}");
+    assert!(stores.refused("SELECT * FROM t").await.contains("no such table"));
+}
+
+/// SQLite's full-text search steps through tables of its own, and there it looks at the clock.
+#[tokio::test]
+async fn a_full_text_search_ends_with_its_time() {
+    let stores = Stores::with(SqlLimits { statement: Duration::from_secs(1), ..SqlLimits::default() });
+    stores.run("CREATE VIRTUAL TABLE words USING fts5 (text)").await;
+    let text = [Value::Text("a b ".repeat(500_000))];
+    stores.try_run("INSERT INTO words VALUES (?)", text.clone()).await.unwrap();
+    stores.try_run("INSERT INTO words VALUES (?)", text).await.unwrap();
+    let near = format!("NEAR({}, 100000)", ["a", "b"].repeat(60).join(" "));
+    let begun = Instant::now();
+    let ran = stores.try_run("SELECT count(*) FROM words(?)", [Value::Text(near)]).await;
+    assert_eq!(ran, Err(SqlError::Timeout));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn json_patch_answers_as_sqlites_own_and_not_for_minutes() {
+    let stores = Stores::new();
+    let text = |text: &str| Value::Text(text.into());
+    for (sql, expected) in [
+        (
+            r#"SELECT json_patch('{"a":1,"b":{"c":2}}', '{"b":{"c":null,"d":3},"e":"x"}')"#,
+            text(r#"{"a":1,"b":{"d":3},"e":"x"}"#),
+        ),
+        // JSON in JSON, and not the text of it.
+        (r#"SELECT json_array(json_patch('{}', '{"a":[1]}'))"#, text(r#"[{"a":[1]}]"#)),
+        (r#"SELECT json(jsonb_patch(jsonb('{"a":1}'), '{"a":2.50}'))"#, text(r#"{"a":2.50}"#)),
+        (r#"SELECT typeof(jsonb_patch('{}', '{}'))"#, text("blob")),
+        ("SELECT json_patch(NULL, '{}')", Value::Null),
+        ("SELECT json_patch('{}', NULL)", Value::Null),
+        ("SELECT json_patch('{}', 5)", text("5")),
+    ] {
+        assert_eq!(stores.run(sql).await.rows, [[expected]], "{sql}");
+    }
+    assert!(stores.refused("SELECT json_patch('{', '{}')").await.contains("malformed JSON"));
+    let object = |members: usize, from: usize| {
+        let members: Vec<_> = (from..from + members).map(|number| format!("\"{number}\":1")).collect();
+        text(&format!("{{{}}}", members.join(",")))
+    };
+    let large = object(100_000, 1_000_000);
+    let begun = Instant::now();
+    let error = stores.try_run("SELECT json_patch(?1, ?1)", [large.clone()]).await.unwrap_err();
+    assert!(matches!(&error, SqlError::Refused(text) if text.contains("32 KiB")), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // A large object and a small patch are usual.
+    let patched = stores.try_run("SELECT length(json_patch(?, ?))", [large, object(50, 5_000_000)]).await.unwrap();
+    // Members of 11 letters, a comma between them, and the braces.
+    assert_eq!(patched.rows, [[Value::Integer(100_050 * 12 - 1 + 2)]]);
 }

@@ -125,7 +125,7 @@ async fn a_write_that_fails_takes_no_other_along() {
         let result = write.await.unwrap();
         match number {
             13 | 22 | 31 | 39 => assert!(
-                matches!(&result, Err(SqlError::Refused(text)) if text.contains("constraint failed")),
+                matches!(&result, Err(SqlError::Constraint(text)) if text.contains("constraint failed")),
                 "{number}: {result:?}"
             ),
             _ => assert_eq!(result.unwrap().last_insert_rowid, number as i64),

@@ -1,0 +1,274 @@
+//! `minnow backup`: apps with all that belongs to them, in one file.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use minnow_model::AppName;
+use serde::Serialize;
+
+use crate::{
+    cli::{JsonArg, ServerArgs},
+    output::{self, GREEN},
+    progress::Progress,
+    report::Failure,
+};
+
+/// What the name of a backup ends in, so that an app or a folder that was mistyped does not become a file.
+const SUFFIX: &str = ".tar.zst";
+
+/// Back up apps of a running node
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "minnow backup [OPTIONS] [APP]... <FILE|DIR>",
+    long_about = "Back up apps of a running node into one file, which `minnow restore` reads.
+
+An app goes with its versions, deployments, variables, secrets (encrypted, as they are) and everything in its stores: as it is at one \
+moment over all key-value stores, databases and buckets, while the app goes on. Files of volumes are as they are shortly after that \
+moment. Logs and metrics are not in it, nor are the node's own configuration, tokens and key file.
+
+The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole.",
+    after_help = "Examples:
+  minnow backup /backups                 all apps, into a new file in the folder
+  minnow backup shop shop.tar.zst        one app
+  minnow backup shop blog both.tar.zst   two
+  minnow backup shop shop.tar.zst --json"
+)]
+pub struct BackupArgs {
+    /// The apps (all when none is named), and then the file; or a folder, in which a new file is made
+    #[arg(required = true, value_name = "APP|FILE", value_hint = clap::ValueHint::AnyPath)]
+    names: Vec<String>,
+    #[command(flatten)]
+    pub json: JsonArg,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Serialize)]
+struct Written {
+    file: String,
+    bytes: u64,
+}
+
+pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
+    let Some((target, apps)) = args.names.split_last() else {
+        return Err(Failure::usage("name the file that the backup goes to").into());
+    };
+    let apps = apps_of(apps)?;
+    let path = target_of(target, &apps, SystemTime::now())?;
+    let client = args.server.client()?;
+    // Somebody who forgot the file, and has a folder of the app's name: not all apps are meant.
+    if apps.is_empty()
+        && let Ok(name) = target.parse::<AppName>()
+        && client.apps().await?.iter().any(|app| app.app == name)
+    {
+        return Err(Failure::usage(format!("`{name}` is an app of the node, and the file that it goes to is missing"))
+            .help(format!("`minnow backup {name} {name}{SUFFIX}`; all apps into the folder: `minnow backup ./{name}`"))
+            .into());
+    }
+    let failed = || Failure::new(format!("cannot write {}", path.display()));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Before the node begins to work. Renamed when it is whole, so that a good backup is not lost to half a one.
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    let progress = if args.json.json { Progress::Hidden } else { Progress::Shown };
+    let spinner = progress.waiting("the node copies what is to be backed up");
+    let backup = client.backup(&apps).await;
+    spinner.finish_and_clear();
+    let mut backup = backup?;
+    let bar = progress.receiving("backing up");
+    let mut bytes = 0;
+    while let Some(piece) = backup.chunk().await.map_err(|source| client.broken_off(source)).with_context(|| {
+        Failure::new("the backup broke off, and nothing was written").help("the node's log says why; try again")
+    })? {
+        file.write_all(&piece).with_context(failed)?;
+        bytes += piece.len() as u64;
+        bar.set_position(bytes);
+    }
+    bar.finish_and_clear();
+    if !is_whole_frame(file.as_file(), bytes).with_context(failed)? {
+        // Something between here and the node made a proper end of it.
+        return Err(Failure::new("the end of the backup is missing, and nothing was written")
+            .help("the node's log says why; try again")
+            .into());
+    }
+    file.as_file().sync_all().with_context(failed)?;
+    file.persist(&path).map_err(|error| error.error).with_context(failed)?;
+    if args.json.json {
+        return output::json(&Written { file: path.display().to_string(), bytes });
+    }
+    let what = match apps.as_slice() {
+        [] => "all apps".to_owned(),
+        apps => apps.iter().map(AppName::as_str).collect::<Vec<_>>().join(", "),
+    };
+    output::line(format_args!("{GREEN}backed up{GREEN:#} {what} to {}  {}", path.display(), output::size(bytes)))
+}
+
+/// Whether a file of so many bytes is one whole frame of zstd (RFC 8878, 3.1.1), by the lengths of its blocks: the node writes the last
+/// one when all of the backup is in it. What is in the blocks is checked by a restore.
+fn is_whole_frame(file: &File, bytes: u64) -> io::Result<bool> {
+    let read = || -> io::Result<bool> {
+        let mut head = [0; 5];
+        file.read_exact_at(&mut head, 0)?;
+        let [magic @ .., descriptor] = head;
+        if magic != [0x28, 0xB5, 0x2F, 0xFD] {
+            return Ok(false);
+        }
+        let is_single = descriptor & 0x20 != 0;
+        let dictionary = [0, 1, 2, 4].into_iter().nth(usize::from(descriptor & 3)).unwrap_or(0);
+        let content_size = match descriptor >> 6 {
+            0 => u64::from(is_single),
+            power => 1 << power,
+        };
+        let checksum = u64::from(descriptor & 4 != 0) * 4;
+        let mut at = head.len() as u64 + u64::from(!is_single) + dictionary + content_size;
+        loop {
+            let mut block = [0; 3];
+            file.read_exact_at(&mut block, at)?;
+            let [low, middle, high] = block;
+            let block = u32::from_le_bytes([low, middle, high, 0]);
+            // Of a byte that is repeated there is one.
+            let size = if (block >> 1) & 3 == 1 { 1 } else { block >> 3 };
+            at += 3 + u64::from(size);
+            if block & 1 == 1 {
+                return Ok(at + checksum == bytes);
+            }
+        }
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        result => result,
+    }
+}
+
+/// The apps that are named, each once.
+fn apps_of(names: &[String]) -> Result<Vec<AppName>, Failure> {
+    let mut apps = Vec::with_capacity(names.len());
+    for name in names {
+        let app: AppName = name.parse().map_err(|error| {
+            Failure::usage(format!("`{name}` is not the name of an app: {error}"))
+                .help("the file comes last: `minnow backup [APP]... FILE`")
+        })?;
+        if apps.contains(&app) {
+            return Err(Failure::usage(format!("the app {app} is named twice")));
+        }
+        apps.push(app);
+    }
+    Ok(apps)
+}
+
+/// The file that the backup goes to: in a folder, a new one. What is there and is no file of its own is refused, since the backup
+/// would replace it: a device, or a link.
+fn target_of(target: &str, apps: &[AppName], now: SystemTime) -> Result<PathBuf, Failure> {
+    let path = Path::new(target);
+    if path.is_dir() {
+        let what = match apps {
+            [app] => app.as_str(),
+            _ => "minnow",
+        };
+        // Colons are not for file names.
+        let time = humantime::format_rfc3339_seconds(now).to_string().replace(':', "-");
+        return Ok(path.join(format!("{what}-{time}{SUFFIX}")));
+    }
+    if target.ends_with('/') {
+        return Err(
+            Failure::usage(format!("there is no folder {target}")).help(format!("`mkdir -p {target}` makes it"))
+        );
+    }
+    // Also where it is only a link to one.
+    if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+        return Err(Failure::usage(format!("{target} is not a regular file, and the backup would replace it"))
+            .help("name a new file, one of an older backup, or a folder"));
+    }
+    if !target.ends_with(SUFFIX) {
+        let help = match target.parse::<AppName>() {
+            Ok(name) => format!("to back up the app {name}: `minnow backup {name} {name}{SUFFIX}`"),
+            Err(_) => format!("give the file a name that ends in {SUFFIX}; a folder has to be there before"),
+        };
+        let what = format!("`{target}` is no folder that is there, and no name of a file that ends in {SUFFIX}");
+        return Err(Failure::usage(what).help(help));
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_whole_only_with_its_last_block() {
+        let repeated: u32 = 1 | 1 << 1 | 1000 << 3;
+        let frame = [
+            [0x28, 0xB5, 0x2F, 0xFD].as_slice(),
+            // With a checksum and a window; a block of three bytes, one of a byte a thousand times, and the checksum.
+            &[0x04, 0x58, 3 << 3, 0, 0],
+            b"abc",
+            &repeated.to_le_bytes()[..3],
+            b"x",
+            &[1, 2, 3, 4],
+        ]
+        .concat();
+        let is_whole = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            is_whole_frame(&file, bytes.len() as u64).unwrap()
+        };
+        assert!(is_whole(&frame));
+        for length in 0..frame.len() {
+            assert!(!is_whole(&frame[..length]), "{length}");
+        }
+        assert!(!is_whole(&[frame.as_slice(), b"x"].concat()));
+        assert!(!is_whole(b"hello, this is not a backup"));
+    }
+
+    #[test]
+    fn in_a_folder_the_file_has_a_name_of_its_own() {
+        let temp = tempfile::tempdir().unwrap();
+        let now = SystemTime::UNIX_EPOCH;
+        let name = |apps: &[&str]| {
+            let apps: Vec<AppName> = apps.iter().map(|app| app.parse().unwrap()).collect();
+            let path = target_of(temp.path().to_str().unwrap(), &apps, now).unwrap();
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name(&["shop"]), "shop-1970-01-01T00-00-00Z.tar.zst");
+        assert_eq!(name(&["shop", "blog"]), "minnow-1970-01-01T00-00-00Z.tar.zst");
+        assert_eq!(name(&[]), "minnow-1970-01-01T00-00-00Z.tar.zst");
+        let file = temp.path().join("a.tar.zst");
+        assert_eq!(target_of(file.to_str().unwrap(), &[], now).unwrap(), file);
+    }
+
+    #[test]
+    fn what_is_no_place_for_a_backup_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("old.tar.zst"), "").unwrap();
+        std::os::unix::fs::symlink("old.tar.zst", at("link.tar.zst")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", at("dangling.tar.zst")).unwrap();
+        let result = |target: &str| target_of(target, &[], SystemTime::UNIX_EPOCH);
+        assert!(result(&at("old.tar.zst")).is_ok() && result(&at("new.tar.zst")).is_ok());
+        for (target, expected) in [
+            ("/dev/null".to_owned(), "not a regular file"),
+            (at("link.tar.zst"), "not a regular file"),
+            (at("dangling.tar.zst"), "not a regular file"),
+            (at("absent/"), "there is no folder"),
+            (at("absent"), "ends in .tar.zst"),
+            ("no-such-app".to_owned(), "ends in .tar.zst"),
+            ("-".to_owned(), "ends in .tar.zst"),
+        ] {
+            let error = result(&target).unwrap_err().to_string();
+            assert!(error.contains(expected), "{target}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_app_is_named_once() {
+        let apps = |names: &[&str]| apps_of(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(apps(&["shop", "blog"]).unwrap().len(), 2);
+        assert!(apps(&["shop", "blog", "shop"]).unwrap_err().to_string().contains("shop is named twice"));
+    }
+}

@@ -1,0 +1,323 @@
+/**
+ * What a Minnow function in JavaScript or TypeScript finds in `env` and `ctx`.
+ *
+ * `minnow types` writes this into your app, with an `Env` of what its manifest grants.
+ */
+
+/** A key-value store (`[kv.NAME]`) that is granted for reading (`"NAME:ro"`). */
+export interface ReadonlyKvNamespace {
+  /** The value of a key; null when there is none. */
+  get(key: string, type?: "text" | { type?: "text" }): Promise<string | null>;
+  get<T = unknown>(key: string, type: "json" | { type: "json" }): Promise<T | null>;
+  get(key: string, type: "arrayBuffer" | { type: "arrayBuffer" }): Promise<ArrayBuffer | null>;
+  get(key: string, type: "bytes" | { type: "bytes" }): Promise<Uint8Array | null>;
+  get(key: string, type: "stream" | { type: "stream" }): Promise<ReadableStream<Uint8Array> | null>;
+  /** The values of several keys, all of one moment. */
+  get(keys: string[], type?: "text" | { type?: "text" }): Promise<Map<string, string | null>>;
+  get<T = unknown>(keys: string[], type: "json" | { type: "json" }): Promise<Map<string, T | null>>;
+  get(keys: string[], type: "arrayBuffer" | { type: "arrayBuffer" }): Promise<Map<string, ArrayBuffer | null>>;
+  get(keys: string[], type: "bytes" | { type: "bytes" }): Promise<Map<string, Uint8Array | null>>;
+  get(
+    keys: string[],
+    type: "stream" | { type: "stream" },
+  ): Promise<Map<string, ReadableStream<Uint8Array> | null>>;
+
+  /** The value with its metadata, and the version that `compareAndSwap` expects. */
+  getWithMetadata<M = unknown>(key: string, type?: "text" | { type?: "text" }): Promise<KvEntry<string, M>>;
+  getWithMetadata<T = unknown, M = unknown>(key: string, type: "json" | { type: "json" }): Promise<KvEntry<T, M>>;
+  getWithMetadata<M = unknown>(
+    key: string,
+    type: "arrayBuffer" | { type: "arrayBuffer" },
+  ): Promise<KvEntry<ArrayBuffer, M>>;
+  getWithMetadata<M = unknown>(key: string, type: "bytes" | { type: "bytes" }): Promise<KvEntry<Uint8Array, M>>;
+  getWithMetadata<M = unknown>(
+    key: string,
+    type: "stream" | { type: "stream" },
+  ): Promise<KvEntry<ReadableStream<Uint8Array>, M>>;
+
+  /** Keys in byte order, 1,000 at once or `limit`, which is 1 to 1,000. */
+  list<M = unknown>(options?: { prefix?: string; limit?: number; cursor?: string }): Promise<KvList<M>>;
+}
+
+/** A key-value store (`[kv.NAME]`), in the shape of Workers KV. A write is durable when its promise settles. */
+export interface KvNamespace extends ReadonlyKvNamespace {
+  /** The value as it is at the call: its bytes may change afterwards. */
+  put(key: string, value: KvValue, options?: KvPutOptions): Promise<void>;
+  /** Sets several keys: all or none. */
+  putMany(entries: ({ key: string; value: KvValue } & KvPutOptions)[]): Promise<void>;
+  /** Deletes a key, or several: all or none. */
+  delete(key: string | string[]): Promise<void>;
+  /** Adds to a whole number, of which an absent one counts as 0; answers with the sum. */
+  increment(key: string, delta?: number): Promise<number | bigint>;
+  /**
+   * Sets the key if it still has this version, as `getWithMetadata` gave it (null: if there is no such key). Answers whether
+   * it did.
+   */
+  compareAndSwap(key: string, version: number | null, value: KvValue, options?: KvPutOptions): Promise<boolean>;
+}
+
+export type KvValue = string | ArrayBuffer | ArrayBufferView | ReadableStream<Uint8Array>;
+
+export interface KvPutOptions {
+  /** Seconds since 1970. */
+  expiration?: number;
+  /** Seconds from now. */
+  expirationTtl?: number;
+  /** Anything that is JSON, at most 1 KiB of it. */
+  metadata?: unknown;
+}
+
+export type KvEntry<T, M> =
+  | { value: T; metadata: M | null; version: number }
+  | { value: null; metadata: null; version: null };
+
+export interface KvList<M> {
+  keys: { name: string; expiration?: number; metadata?: M }[];
+  list_complete: boolean;
+  /** Where the next page begins. */
+  cursor?: string;
+}
+
+/** A value that SQL gives: integers beyond 2^53 are bigints. */
+export type SqlValue = null | number | bigint | string | Uint8Array;
+
+/** A value that a statement takes. */
+export type SqlParam = SqlValue | boolean | ArrayBuffer | ArrayBufferView;
+
+/** A database (`[sql.NAME]`) that is granted for reading (`"NAME:ro"`): statements that write are refused. */
+export interface ReadonlyDatabase {
+  prepare(sql: string): Statement;
+  /** All statements in one transaction: all or none. */
+  batch<T = Record<string, SqlValue>>(statements: Statement[]): Promise<SqlResult<T>[]>;
+}
+
+/** A database (`[sql.NAME]`), in the shape of Cloudflare D1. */
+export interface Database extends ReadonlyDatabase {
+  /** A script of statements, in one transaction. */
+  exec(sql: string): Promise<{ count: number; duration: number }>;
+}
+
+export interface Statement {
+  /**
+   * The statement with values for its parameters `?1`, `?2`, … A whole number is an integer of SQL: `?1 / 2` of 3 is 1. (D1
+   * makes every number a real.)
+   */
+  bind(...params: SqlParam[]): Statement;
+  all<T = Record<string, SqlValue>>(): Promise<SqlResult<T>>;
+  run<T = Record<string, SqlValue>>(): Promise<SqlResult<T>>;
+  /** The first row; null when there is none. */
+  first<T = Record<string, SqlValue>>(): Promise<T | null>;
+  /** One column of the first row. */
+  first<T = SqlValue>(column: string): Promise<T | null>;
+  /** Rows as arrays. */
+  raw<T = SqlValue[]>(options?: { columnNames?: boolean }): Promise<T[]>;
+}
+
+export interface SqlResult<T> {
+  success: true;
+  results: T[];
+  meta: { changes: number; last_row_id: number | bigint; duration: number };
+}
+
+/** A bucket (`[blob.NAME]`) that is granted for reading (`"NAME:ro"`). */
+export interface ReadonlyBucket {
+  /** What is known of a blob; null when there is none. */
+  head(key: string): Promise<BucketObject | null>;
+  /** A blob; null when there is none. Read or cancel its body: it is open in the node until then, or until the invocation ends. */
+  get(key: string, options?: { range?: BucketRange | Headers; onlyIf?: undefined }): Promise<BucketObjectBody | null>;
+  /** Without a body when `onlyIf` does not hold. `request.headers` as `onlyIf` and `range` do what HTTP says. */
+  get(
+    key: string,
+    options: { range?: BucketRange | Headers; onlyIf?: BucketConditions | Headers },
+  ): Promise<BucketObjectBody | BucketObject | null>;
+  /** Keys in byte order, 1,000 at once or `limit`, which is 1 to 1,000. */
+  list(options?: BucketListOptions): Promise<BucketList>;
+  /**
+   * A path on the host of the app that owns the bucket, under which anybody may read the blob until it expires: in 1 second to
+   * 7 days.
+   */
+  signedUrl(key: string, options: { method?: "GET"; expiresIn: number }): Promise<string>;
+}
+
+/** A bucket (`[blob.NAME]`), in the shape of Cloudflare R2. A write is durable when its promise settles. */
+export interface Bucket extends ReadonlyBucket {
+  /** Nobody sees a part of the blob. A stream is not held in memory, and may have 5 GiB. */
+  put(key: string, value: BlobValue, options?: BucketPutOptions & { onlyIf?: undefined }): Promise<BucketObject>;
+  /** Null when `onlyIf` does not hold: then nothing was changed. */
+  put(key: string, value: BlobValue, options: BucketPutOptions): Promise<BucketObject | null>;
+  /** Deletes a blob, or up to 1,000: all or none. */
+  delete(key: string | string[]): Promise<void>;
+  /**
+   * Copies a blob of this bucket with its metadata, in the node. Null when `onlyIf` does not hold for what is under `to`; rejects
+   * with `not_found` when there is nothing to copy.
+   */
+  copy(from: string, to: string, options?: { onlyIf?: BucketConditions | Headers }): Promise<BucketObject | null>;
+  signedUrl(key: string, options: { method?: "GET"; expiresIn: number }): Promise<string>;
+  /** The same for an upload, which may be bound to a size and has to have the content type. */
+  signedUrl(
+    key: string,
+    options: { method: "PUT"; expiresIn: number; maxSize?: number; contentType?: string },
+  ): Promise<string>;
+}
+
+export type BlobValue = string | ArrayBuffer | ArrayBufferView | Blob | ReadableStream<Uint8Array> | null;
+
+/** What is known of a blob. */
+export interface BucketObject {
+  readonly key: string;
+  readonly size: number;
+  /** SHA-256 of the content, in hex. */
+  readonly etag: string;
+  /** The same in quotes, as headers have it. */
+  readonly httpEtag: string;
+  readonly uploaded: Date;
+  readonly httpMetadata: BucketHttpMetadata;
+  readonly customMetadata: Record<string, string>;
+  /** What was read, where `get` was asked for a range. */
+  readonly range?: { offset: number; length: number };
+  /** Undefined: there is no content here, as `onlyIf` did not hold. */
+  readonly body?: ReadableStream<Uint8Array>;
+  /** Sets the headers that were kept with the blob. */
+  writeHttpMetadata(headers: Headers): void;
+}
+
+/** A blob with its content, which can be read once. */
+export interface BucketObjectBody extends BucketObject {
+  readonly body: ReadableStream<Uint8Array>;
+  readonly bodyUsed: boolean;
+  arrayBuffer(): Promise<ArrayBuffer>;
+  bytes(): Promise<Uint8Array>;
+  text(): Promise<string>;
+  json<T = unknown>(): Promise<T>;
+  blob(): Promise<Blob>;
+}
+
+export interface BucketHttpMetadata {
+  contentType?: string;
+  contentEncoding?: string;
+  contentLanguage?: string;
+  contentDisposition?: string;
+  cacheControl?: string;
+}
+
+export type BucketRange = { offset?: number; length?: number } | { suffix: number };
+
+/** All of them have to hold. */
+export interface BucketConditions {
+  etagMatches?: string | string[];
+  /** `"*"`: there is none. */
+  etagDoesNotMatch?: string | string[];
+  uploadedBefore?: Date;
+  uploadedAfter?: Date;
+}
+
+export interface BucketPutOptions {
+  /** Headers that are kept with the blob: those of `request.headers`, or by name. At most 1 KiB each. */
+  httpMetadata?: BucketHttpMetadata | Headers;
+  /** At most 8 KiB, names and values. */
+  customMetadata?: Record<string, string>;
+  onlyIf?: BucketConditions | Headers;
+}
+
+export interface BucketListOptions {
+  prefix?: string;
+  /** Where the page before ended. */
+  cursor?: string;
+  /** Only keys after this one. */
+  startAfter?: string;
+  /** Keys that have it after the prefix are put together, as files in a folder. */
+  delimiter?: string;
+  limit?: number;
+  /** What objects are listed with besides. */
+  include?: ("httpMetadata" | "customMetadata")[];
+}
+
+export interface BucketList {
+  objects: BucketObject[];
+  delimitedPrefixes: string[];
+  truncated: boolean;
+  /** Where the next page begins. */
+  cursor?: string;
+}
+
+/** The locks of the app (`[lock]`), among all its functions. */
+export interface Locks {
+  /**
+   * Takes a lock; null when others had it for all of `wait`, which ends with the invocation. Times in milliseconds: a lease of
+   * 30,000, and no wait.
+   */
+  acquire(name: string, options?: { lease?: number; wait?: number }): Promise<Lock | null>;
+}
+
+/** A lock that is held. It is released when the invocation ends, however it ends. */
+export interface Lock extends AsyncDisposable {
+  /** Greater than that of all who held the lock before. */
+  readonly token: number | bigint;
+  /** Lets the lease begin anew. False: it had run out. */
+  renew(lease?: number): Promise<boolean>;
+  /** False: the lease had run out. */
+  release(): Promise<boolean>;
+}
+
+/** What a call of a store or lock rejects with. A wrong argument is a `TypeError` where it is seen before the call. */
+export interface StoreError extends Error {
+  readonly name: "StoreError";
+  readonly code: StoreErrorCode;
+}
+
+export type StoreErrorCode =
+  /** The function was not granted it, or its owner does not share it any more. */
+  | "denied"
+  /** It is granted with `:ro`. */
+  | "read_only"
+  /** A key, name, number or text that the store does not take. */
+  | "bad_argument"
+  /** More bytes, keys or rows than one call may have. */
+  | "too_large"
+  /** As many locks, waiting calls, uploads or open blobs as there may be. */
+  | "too_many"
+  /** The store has its size, or the disk is full. */
+  | "full"
+  /** The statement ran for too long. */
+  | "timeout"
+  /** Others were in the way, nothing was changed: try again. */
+  | "busy"
+  /** There is no blob to copy. */
+  | "not_found"
+  /** The range begins beyond the end of the blob. */
+  | "range"
+  /** The value that is there is no number that can be incremented. */
+  | "conflict"
+  /** A constraint of the tables does not hold. */
+  | "constraint"
+  /** SQLite refuses the statement, and the message says where. */
+  | "statement"
+  /** The invocation to which it belonged is over. */
+  | "ended"
+  /** The store is damaged; the log of the node says where. */
+  | "corrupt"
+  /** The node has failed; its log says why. */
+  | "failed"
+  /** The way to the node broke off. Whether the call was made is not known. */
+  | "connection";
+
+/** A function: `export default { … } satisfies Handler<Env>`. */
+export interface Handler<Env = Record<string, string>> {
+  fetch(request: Request, env: Env, ctx: ExecutionContext): Response | Promise<Response>;
+}
+
+/** What goes with an invocation. */
+export interface ExecutionContext {
+  /** Lets work go on after the response, within the function's time limit. */
+  waitUntil(promise: Promise<unknown>): void;
+  passThroughOnException(): void;
+}
+
+/** `env` of the function `guestbook`. */
+export interface GuestbookEnv {
+  COUNTERS: KvNamespace;
+  MAIN: ReadonlyDatabase;
+  PHOTOS: Bucket;
+}
+
+export type Env = GuestbookEnv;
