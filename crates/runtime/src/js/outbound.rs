@@ -435,7 +435,9 @@ mod tests {
         let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
         let remote = format!("0100007F:{:04X}", host.port());
         let of_host = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let timers: Vec<_> = of_host.filter(|fields| fields[2] == remote).map(|fields| fields[5].to_owned()).collect();
+        // Established ones: others may be trying a port that was given to them before.
+        let of_host = of_host.filter(|fields| fields[2] == remote && fields[3] == "01");
+        let timers: Vec<_> = of_host.map(|fields| fields[5].to_owned()).collect();
         let [timer] = &timers[..] else { panic!("{timers:?}") };
         // proc_net_tcp.txt: "2 another timer (e.g. delayed ack or keepalive) is pending".
         timer.starts_with("02:")
