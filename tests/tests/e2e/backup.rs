@@ -191,6 +191,9 @@ fn an_app_comes_back_on_another_node_with_all_that_belongs_to_it() {
         assert!(shown.contains(store), "{store}: {shown}");
     }
     no_leftovers(&two);
+    // This node has another key, and the function that needs the secret does not run without it.
+    two.post(name, "/do-files", "[]").problem(503, "secret_missing");
+    assert_eq!(two.cli().run_with(["secret", "set", "TOKEN", "--app", name], b"other").code(), 0);
     for node in [one, &two] {
         assert_eq!(ask(node, name, "/kv/get?key=a", "")["value"], "kept");
         assert_eq!(run(node, name, "SELECT * FROM pair")["rows"], json!([[1, 2]]));
@@ -212,7 +215,7 @@ fn an_app_comes_back_on_another_node_with_all_that_belongs_to_it() {
         assert_eq!(one.cli().json(what), two.cli().json(what), "{what:?}");
     }
     assert_eq!(one.status(name)["history"], two.status(name)["history"]);
-    // Migrations do not run again, and a deploy goes on; this node has another key.
+    // Migrations do not run again, and a deploy goes on.
     assert_eq!(two.cli().run_with(["secret", "set", "TOKEN", "--app", name], b"new").code(), 0);
     app.change("0.2.0", "0.3.0");
     two.serve(&app);

@@ -478,12 +478,12 @@ fn buckets_of_a_deleted_app_are_kept_and_can_be_brought_back_by_hand() {
 #[test]
 fn many_uploads_at_once_take_their_turns_with_the_clock() {
     let node = Node::shared();
-    node.serve(&app("crowd", "256MiB"));
+    node.serve(&app("blob-crowd", "256MiB"));
     let urls: Vec<_> = (0..8)
         .map(|n| {
             let key = format!("k{n}");
-            let upload = sign(node, "crowd", &json!({"key": key, "method": "PUT", "expires_s": 600}));
-            (upload, sign(node, "crowd", &json!({"key": key, "expires_s": 600})))
+            let upload = sign(node, "blob-crowd", &json!({"key": key, "method": "PUT", "expires_s": 600}));
+            (upload, sign(node, "blob-crowd", &json!({"key": key, "expires_s": 600})))
         })
         .collect();
     let content = content(4 << 20);
@@ -491,8 +491,8 @@ fn many_uploads_at_once_take_their_turns_with_the_clock() {
         for (upload, download) in &urls {
             let content = &content;
             scope.spawn(move || {
-                assert_eq!(put(node, "crowd", upload, content.clone()).status, 201);
-                assert!(node.get("crowd", download).body == *content);
+                assert_eq!(put(node, "blob-crowd", upload, content.clone()).status, 201);
+                assert!(node.get("blob-crowd", download).body == *content);
             });
         }
     });
@@ -506,5 +506,5 @@ fn many_uploads_at_once_take_their_turns_with_the_clock() {
         writer.write_all(&[*byte]).unwrap();
     }
     assert_eq!(connection.response(false).unwrap().status, 201);
-    assert!(node.get("crowd", download).body == content[..3000]);
+    assert!(node.get("blob-crowd", download).body == content[..3000]);
 }
