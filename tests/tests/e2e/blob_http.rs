@@ -499,7 +499,7 @@ fn many_uploads_at_once_take_their_turns_with_the_clock() {
     // A client that sends in small pieces gets all of it in.
     let (upload, download) = &urls[0];
     let mut connection = node.connect();
-    let head = format!("PUT {upload} HTTP/1.1\r\nhost: crowd.localhost\r\ncontent-length: 3000\r\n\r\n");
+    let head = format!("PUT {upload} HTTP/1.1\r\nhost: blob-crowd.localhost\r\ncontent-length: 3000\r\n\r\n");
     connection.write(head.as_bytes()).unwrap();
     let mut writer = connection.writer();
     for byte in &content[..3000] {
