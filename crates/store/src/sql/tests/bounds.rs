@@ -454,7 +454,11 @@ async fn slow_writes_of_others_keep_a_write_waiting_for_a_bounded_time() {
         })
     });
     let writes: Vec<_> = writes.collect();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let begun = Instant::now();
+    while stores.sql.waiting(&stores.main).await.unwrap() < 60 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the writes do not come to wait");
+        tokio::task::yield_now().await;
+    }
     drop(block);
     let (mut wrote, mut busy, mut longest) = (0, 0, Duration::ZERO);
     for write in writes {

@@ -119,7 +119,11 @@ async fn a_write_that_fails_takes_no_other_along() {
         tokio::spawn(async move { sql.run(&store, RW, statement).await })
     });
     let writes: Vec<_> = writes.collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    while stores.sql.waiting(&stores.main).await.unwrap() < 40 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the writes do not come to wait");
+        tokio::task::yield_now().await;
+    }
     drop(block);
     for (number, write) in writes.into_iter().enumerate() {
         let result = write.await.unwrap();
