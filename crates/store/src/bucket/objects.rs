@@ -81,6 +81,7 @@ impl Objects {
     }
 
     /// Moves a file that the index has out of `new/`. It need not be durable: the next opening of the bucket does it again.
+    /// One that is not there was replaced and removed meanwhile.
     pub(super) fn place(&self, id: &FileId) -> Result<(), StoreError> {
         let (from, to) = (self.new_path(id), self.path(id));
         let moved = match fs::rename(&from, &to) {
@@ -89,12 +90,16 @@ impl Objects {
             }
             result => result,
         };
-        moved.map_err(|error| StoreError::io(&to, error))
+        match moved {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io(&to, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a file that the index has no more; one that is not there is removed already.
     pub(super) fn remove(&self, id: &FileId) -> Result<(), StoreError> {
-        for path in [self.path(id), self.new_path(id)] {
+        // In the order of its way: the put that made it may be moving it now.
+        for path in [self.new_path(id), self.path(id)] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(StoreError::io(&path, error)),
                 _ => {}

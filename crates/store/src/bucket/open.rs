@@ -147,10 +147,9 @@ impl OpenBucket {
         }
         let open = Arc::clone(self);
         let cleared = blocking(move || {
-            if let Some(file) = &remains.placed {
-                open.place(file)?;
-            }
-            open.unlink(remains.removed)
+            let placed = remains.placed.as_ref().map_or(Ok(()), |file| open.place(file));
+            let swept = open.unlink(remains.removed);
+            placed.and(swept)
         });
         let swept = match cleared.await {
             Ok(Some(removed)) => self.sweep(removed).await,
