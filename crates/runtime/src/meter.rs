@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     Function,
     invocation::{BodyError, TraceContext},
+    ticker::SLICE,
     worker::Turn,
 };
 
@@ -215,16 +216,16 @@ fn nanoseconds(time: rustix::time::Timespec) -> u64 {
 
 /// Counts the CPU time of a sandbox, poll by poll.
 ///
-/// Until a guest has used up its first slice, polls are timed with the monotonic clock: four readings of the CPU clock were a
-/// tenth of a short request. The two differ only when the kernel takes the core away within that millisecond. From then on
-/// the CPU clock is read.
+/// Until a guest has computed for a slice without a pause, polls are timed with the monotonic clock: four readings of the CPU
+/// clock were a tenth of a short request, and a quarter of one that waits for a hundred writes. The two differ only when the
+/// kernel takes the core away within that millisecond. From then on the CPU clock is read, until the guest waits for something.
 #[derive(Default)]
 pub(crate) struct Meter {
     /// CPU time of the polls that have ended, in nanoseconds.
     cpu_ns: AtomicU64,
     /// The clock when the current poll began, in nanoseconds; 0 between polls.
     poll_began_ns: AtomicU64,
-    /// Whether the guest has been suspended once, and whether that was so when the current poll began.
+    /// Whether the guest was suspended in this computation, and whether that was so when the current poll began.
     is_long: AtomicBool,
     poll_is_long: AtomicBool,
     /// The guest was interrupted at the end of a slice and waits for its next turn.
@@ -263,9 +264,10 @@ impl Meter {
         self.is_long.store(true, Relaxed);
     }
 
-    /// The next computation is a new one, short until it turns out to be long.
-    pub(crate) fn start_anew(&self) {
-        self.is_long.store(false, Relaxed);
+    /// Whether the poll that runs now began less than half a slice ago: the guest waited for something until then, and a slice that
+    /// ends now began while it did.
+    pub(crate) fn has_just_begun(&self) -> bool {
+        !self.poll_is_long.load(Relaxed) && self.current() < SLICE / 2
     }
 
     /// The guest goes on; it keeps the turn until the poll in which it does so ends.
@@ -291,6 +293,10 @@ impl Meter {
         self.poll_began_ns.store(0, Relaxed);
         let spent = Self::clock_ns(is_long).saturating_sub(began);
         self.cpu_ns.fetch_add(spent, Relaxed);
+        if is_long && !self.is_suspended() {
+            // It waits for something. What it does then is another computation, short until it turns out to be long.
+            self.is_long.store(false, Relaxed);
+        }
         if self.holds.swap(false, Relaxed) {
             // The next guest that waits for a turn gets it now.
             drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -311,5 +317,56 @@ impl<F: Future + Unpin> Future for Metered<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
         this.run.meter.poll(&mut this.inner, cx).0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use super::*;
+
+    /// One poll of `step`.
+    fn poll(meter: &Meter, step: impl Fn() -> Poll<()>) -> bool {
+        let mut future = pin!(poll_fn(|_| step()));
+        meter.poll(&mut future, &mut Context::from_waker(std::task::Waker::noop())).0.is_ready()
+    }
+
+    #[test]
+    fn a_computation_is_long_from_its_first_slice_until_the_guest_waits() {
+        let meter = Meter::default();
+        assert!(!poll(&meter, || {
+            assert!(!meter.poll_is_long.load(Relaxed));
+            meter.suspend();
+            Poll::Pending
+        }));
+        // It waits for its turn.
+        for _ in 0..2 {
+            assert!(!poll(&meter, || {
+                assert!(meter.poll_is_long.load(Relaxed) && !meter.has_just_begun());
+                Poll::Pending
+            }));
+        }
+        // It goes on, and then waits for something.
+        assert!(!poll(&meter, || {
+            meter.resume(Turn::default());
+            assert!(meter.poll_is_long.load(Relaxed) && !meter.has_just_begun());
+            Poll::Pending
+        }));
+        assert!(poll(&meter, || {
+            assert!(!meter.poll_is_long.load(Relaxed));
+            Poll::Ready(())
+        }));
+    }
+
+    #[test]
+    fn what_has_run_for_half_a_slice_has_not_just_begun() {
+        let meter = Meter::default();
+        poll(&meter, || {
+            let end = Instant::now() + SLICE;
+            while Instant::now() < end {}
+            assert!(!meter.has_just_begun());
+            Poll::Ready(())
+        });
     }
 }

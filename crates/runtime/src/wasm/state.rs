@@ -226,6 +226,9 @@ pub(super) fn store(code: &Code, state: GuestState) -> Store<GuestState> {
 fn end_of_slice(store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<UpdateDeadline> {
     let owner = store.data().hooks.owner.clone();
     owner.check_cpu()?;
+    if owner.meter().is_some_and(Meter::has_just_begun) {
+        return Ok(UpdateDeadline::Continue(1));
+    }
     if let Some(meter) = owner.meter() {
         meter.suspend();
     }
