@@ -25,6 +25,7 @@ mod files;
 mod gateway;
 mod guests;
 mod hostile;
+mod io_errors;
 mod js;
 mod js_bad;
 mod js_fetch;

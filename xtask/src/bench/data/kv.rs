@@ -17,7 +17,7 @@ use crate::bench::{
 };
 
 use super::{
-    CLIENTS, GETS, Gets, WRITES, VALUE_BYTES, ask, gets_row, p50s,
+    CLIENTS, GETS, Gets, VALUE_BYTES, WRITES, ask, gets_row, p50s,
     plain::Plain,
     redis::{self, Sets},
     timed_gets, value, writes_row,
