@@ -347,6 +347,9 @@ impl FromStr for MountPath {
         if parts.split('/').next() == Some("tmp") {
             return Err(refuse("`/tmp` is the sandbox's own"));
         }
+        if parts == "run" || parts == "run/minnow" || parts.starts_with("run/minnow/") {
+            return Err(refuse("`/run/minnow` is where functions reach the data services"));
+        }
         Ok(Self(text.into()))
     }
 }
