@@ -180,12 +180,19 @@ static int write_to(int file, const char *bytes, size_t length) {
   return 0;
 }
 
+// What the lock that was taken last has as its token.
+static char token[32];
+
 static int copy(int from, int to) {
-  static char chunk[64 * 1024];
+  static char chunk[64 * 1024 + 1];
   for (;;) {
-    ssize_t count = read(from, chunk, sizeof chunk);
+    ssize_t count = read(from, chunk, sizeof chunk - 1);
     if (count <= 0)
       return (int)count;
+    chunk[count] = 0;
+    const char *found = strstr(chunk, "\"token\":");
+    if (found)
+      sscanf(found, "\"token\":%31[0-9]", token);
     if (write_to(to, chunk, (size_t)count) != 0)
       return -1;
   }
@@ -225,7 +232,7 @@ static int http_stdio(void) {
   return 0;
 }
 
-// a REQUEST  opens, writes, reads to the end, and closes
+// a REQUEST  opens, writes, reads to the end, and closes; TOKEN in it stands for the token of the last lock
 // w REQUEST  opens and writes; the first one is connection 0, and so on
 // r N, c N   reads connection N to its end and closes it; closes it at once
 // m          opens as many as there can be, and closes them
@@ -236,6 +243,13 @@ static void http_step(char *step, size_t length, int *kept, int *count) {
   char name = step[0];
   int number = length > 1 ? atoi(step + 1) : 0;
   fflush(stdout);
+  char *place = name == 'a' ? strstr(step, "TOKEN") : NULL;
+  if (place) {
+    static char with[4096];
+    int count = snprintf(with, sizeof with, "%.*s%s%s", (int)(place - step), step, token, place + 5);
+    step = with;
+    length = (size_t)count;
+  }
   if (name == 'a' || name == 'w') {
     int connection = open(HTTP, O_RDWR);
     if (connection < 0 || write_to(connection, step + 1, length - 1) != 0)

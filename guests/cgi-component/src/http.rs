@@ -31,7 +31,7 @@ pub fn whole(out: &mut impl Write) -> io::Result<()> {
 ///
 /// | step | what it does |
 /// | --- | --- |
-/// | `a REQUEST` | opens, writes, reads to the end, and closes |
+/// | `a REQUEST` | opens, writes, reads to the end, and closes; TOKEN in it stands for the token of the last lock |
 /// | `w REQUEST` | opens and writes; the first one is connection 0, and so on |
 /// | `r N`, `c N` | reads connection N to its end and closes it; closes it at once |
 /// | `m` | opens as many as there can be, and closes them |
@@ -40,11 +40,17 @@ pub fn steps(out: &mut impl Write) -> io::Result<()> {
     let mut all = Vec::new();
     io::stdin().read_to_end(&mut all)?;
     let mut kept = Vec::new();
+    let mut token = String::new();
     for step in all.split_inclusive(|byte| *byte == 0) {
         let step = step.strip_suffix(&[0]).unwrap_or(step);
         let mut came = Vec::new();
+        let with_token = String::from_utf8_lossy(step).replace("TOKEN", &token);
+        let step = if step.starts_with(b"a") { with_token.as_bytes() } else { step };
         if let Err(error) = do_step(step, &mut kept, &mut came) {
             write!(came, "{:?}", error.kind())?;
+        }
+        if let Some((_, after)) = String::from_utf8_lossy(&came).split_once("\"token\":") {
+            token = after.chars().take_while(char::is_ascii_digit).collect();
         }
         came.push(0);
         out.write_all(&came)?;
