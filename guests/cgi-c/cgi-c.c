@@ -235,6 +235,7 @@ static int http_stdio(void) {
 // a REQUEST  opens, writes, reads to the end, and closes; TOKEN in it stands for the token of the last lock
 // w REQUEST  opens and writes; the first one is connection 0, and so on
 // r N, c N   reads connection N to its end and closes it; closes it at once
+// s N        reads the status of the answer on connection N, and leaves it open
 // m          opens as many as there can be, and closes them
 // p          looks for places in it, and what it is
 // f MODE     opens it with fopen
@@ -264,6 +265,14 @@ static void http_step(char *step, size_t length, int *kept, int *count) {
     if (name == 'r' && copy(kept[number], STDOUT_FILENO) != 0)
       printf("%s", strerror(errno));
     close(kept[number]);
+  } else if (name == 's') {
+    char status[12];
+    for (ssize_t had = 0, count; had < 12; had += count) {
+      count = read(kept[number], status + had, (size_t)(12 - had));
+      if (count <= 0)
+        break;
+      printf("%.*s", (int)count, status + had);
+    }
   } else if (name == 'm') {
     int many[64], made = 0;
     while (made < 64 && (many[made] = open(HTTP, O_RDWR)) >= 0)

@@ -300,8 +300,8 @@ pub struct Mount {
 /// The longest path of a mount, in bytes.
 pub const MAX_MOUNT_BYTES: usize = 255;
 
-/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/tmp`
-/// nor in that.
+/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/run`, and not
+/// in `/tmp` or `/run/minnow`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct MountPath(Arc<str>);

@@ -34,6 +34,7 @@ pub fn whole(out: &mut impl Write) -> io::Result<()> {
 /// | `a REQUEST` | opens, writes, reads to the end, and closes; TOKEN in it stands for the token of the last lock |
 /// | `w REQUEST` | opens and writes; the first one is connection 0, and so on |
 /// | `r N`, `c N` | reads connection N to its end and closes it; closes it at once |
+/// | `s N` | reads the status of the answer on connection N, and leaves it open |
 /// | `m` | opens as many as there can be, and closes them |
 /// | `f MODE` | opens it as fopen does |
 pub fn steps(out: &mut impl Write) -> io::Result<()> {
@@ -75,6 +76,13 @@ fn do_step(step: &[u8], kept: &mut Vec<Option<File>>, came: &mut Vec<u8>) -> io:
         b'r' => {
             if let Some(mut connection) = kept[number()].take() {
                 connection.read_to_end(came)?;
+            }
+        }
+        b's' => {
+            if let Some(connection) = &mut kept[number()] {
+                let mut status = [0; 12];
+                connection.read_exact(&mut status)?;
+                came.extend_from_slice(&status);
             }
         }
         b'c' => drop(kept[number()].take()),

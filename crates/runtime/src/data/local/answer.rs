@@ -27,14 +27,14 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Why a call is not done.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) problem: Problem,
+    pub(super) problem: Box<Problem>,
     /// The methods that the path has.
     allow: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(code).detail(detail), allow: None }
+        Self { problem: Box::new(Problem::new(code).detail(detail)), allow: None }
     }
 
     /// What was sent cannot be carried out as it is.
@@ -53,7 +53,7 @@ impl Refusal {
     /// `told` is what functions are told of the error, which has been written into the node's log where it is the node's own.
     fn of(code: Code, is_refusal: bool, told: String) -> Self {
         let problem = Problem::new(code);
-        Self { problem: if is_refusal { problem.detail(told) } else { problem }, allow: None }
+        Self { problem: Box::new(if is_refusal { problem.detail(told) } else { problem }), allow: None }
     }
 
     pub(super) fn into_response(self, request: RequestId) -> Response<Body> {
@@ -208,7 +208,9 @@ pub(super) async fn piece(body: &mut Incoming, flags: &Flags) -> Result<Option<B
                     return Ok(Some(piece));
                 }
             }
-            Some(Err(error)) => return Err(Refusal::new(Code::BadRequest, format!("the body cannot be read: {error}"))),
+            Some(Err(error)) => {
+                return Err(Refusal::new(Code::BadRequest, format!("the body cannot be read: {error}")));
+            }
         }
     }
 }

@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, io};
 
 use futures::TryStreamExt as _;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
-    header::CONTENT_LENGTH,
-    request::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH, request::Parts};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
@@ -194,8 +190,9 @@ fn set_custom(headers: &mut HeaderMap, custom: &BTreeMap<String, String>) {
 
 /// Reads custom metadata as [`set_custom`] writes it.
 fn custom(value: &HeaderValue) -> Result<BTreeMap<String, String>, Refusal> {
-    let invalid =
-        |why: String| Refusal::invalid(format!("the header `{METADATA}` is no JSON object of strings, percent-encoded: {why}"));
+    let invalid = |why: String| {
+        Refusal::invalid(format!("the header `{METADATA}` is no JSON object of strings, percent-encoded: {why}"))
+    };
     let text = percent_decode_str(value.to_str().map_err(|error| invalid(error.to_string()))?);
     let json = text.decode_utf8().map_err(|error| invalid(error.to_string()))?;
     serde_json::from_str(&json).map_err(|error| invalid(error.to_string()))

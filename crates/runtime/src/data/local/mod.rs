@@ -117,7 +117,8 @@ impl LocalHttp {
     async fn call(&self, request: Request<Incoming>, flags: &Flags) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
         // Whoever sends what is not read would wait for an answer that is not read either.
-        if matches!(head.method, Method::GET | Method::HEAD | Method::DELETE) && !http_body::Body::is_end_stream(&body) {
+        if matches!(head.method, Method::GET | Method::HEAD | Method::DELETE) && !http_body::Body::is_end_stream(&body)
+        {
             return Err(Refusal::new(Code::BadRequest, format!("a {} has no body here", head.method)));
         }
         let path = head.uri.path().to_owned();
@@ -172,7 +173,10 @@ fn only(method: &Method, allowed: &Method, allow: &'static str) -> Result<(), Re
 }
 
 /// The query of a request, of which every parameter has to be known.
-fn query(head: &http::request::Parts, mut each: impl FnMut(&str, String) -> Result<bool, Refusal>) -> Result<(), Refusal> {
+fn query(
+    head: &http::request::Parts,
+    mut each: impl FnMut(&str, String) -> Result<bool, Refusal>,
+) -> Result<(), Refusal> {
     for (name, value) in form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()) {
         if !each(&name, value.into_owned())? {
             return Err(Refusal::invalid(format!("this call has no parameter `{name:.64}`")));

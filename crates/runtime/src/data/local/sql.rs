@@ -108,7 +108,10 @@ impl LocalHttp {
         let statements = statements.0.into_iter().map(|BatchStatement { sql, params }| {
             let params = params_of(params)?;
             left = left.checked_sub(params.len()).ok_or_else(|| {
-                Refusal::new(Code::TooLarge, format!("the batch has more than {MAX_ALL_PARAMS} parameters; use several"))
+                Refusal::new(
+                    Code::TooLarge,
+                    format!("the batch has more than {MAX_ALL_PARAMS} parameters; use several"),
+                )
             })?;
             Ok(Statement { sql, params })
         });
@@ -181,7 +184,9 @@ impl<'de> Deserialize<'de> for Param {
                     Some("real") => match map.next_value::<String>()?.as_str() {
                         "inf" => Value::Real(f64::INFINITY),
                         "-inf" => Value::Real(f64::NEG_INFINITY),
-                        _ => return Err(A::Error::custom("`real` is `inf` or `-inf`; write other numbers as they are")),
+                        _ => {
+                            return Err(A::Error::custom("`real` is `inf` or `-inf`; write other numbers as they are"));
+                        }
                     },
                     _ => return Err(A::Error::custom("an object has `base64` or `real`")),
                 };
@@ -250,11 +255,10 @@ mod tests {
         let json = r#"[null,-5,1.5,"ä\n",{"base64":"AP8="},{"real":"-inf"},9223372036854775807]"#;
         let values = params(json).unwrap();
         assert_eq!(serde_json::to_string(&Row(&values)).unwrap(), json);
-        assert_eq!(params("[true, 1e3, 18446744073709551615]").unwrap(), [
-            Value::Integer(1),
-            Value::Real(1000.0),
-            Value::Real(18_446_744_073_709_551_615.0)
-        ]);
+        assert_eq!(
+            params("[true, 1e3, 18446744073709551615]").unwrap(),
+            [Value::Integer(1), Value::Real(1000.0), Value::Real(18_446_744_073_709_551_615.0)]
+        );
         for bad in [r#"[[1]]"#, r#"[{"real":"1"}]"#, r#"[{"base64":"?"}]"#, r#"[{"base64":"","a":1}]"#, "[{}]", "1"] {
             assert!(params(bad).is_err(), "{bad}");
         }

@@ -317,7 +317,12 @@ impl Files {
 
     /// Whether `path` in the mount `at` is the way to the services.
     fn is_service(&self, at: usize, path: &str) -> bool {
-        let is_it = || Path::new(path).components().filter(|part| *part != Component::CurDir).eq([Component::Normal(local::FILE.as_ref())]);
+        let is_it = || {
+            Path::new(path)
+                .components()
+                .filter(|part| *part != Component::CurDir)
+                .eq([Component::Normal(local::FILE.as_ref())])
+        };
         self.services.as_ref().is_some_and(|services| services.mount == at) && is_it()
     }
 

@@ -226,7 +226,8 @@ impl P1 {
         let files = self.files()?;
         let (place, connection) = (files.place()?, files.connect()?);
         let (lookup, rights) = (Lookupflags::empty(), Rights::FD_READ);
-        let opened = self.wasi.path_open(mem, fd, lookup, path, Oflags::empty(), rights, rights, Fdflags::empty()).await?;
+        let opened =
+            self.wasi.path_open(mem, fd, lookup, path, Oflags::empty(), rights, rights, Fdflags::empty()).await?;
         let opened = self.opened(opened, at, false, place)?;
         self.files()?.connected(opened.into(), connection);
         Ok(opened)

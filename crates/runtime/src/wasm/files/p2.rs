@@ -8,7 +8,8 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView},
     p2::{
-        DynInputStream, DynOutputStream, FsError, FsResult, InputStream, OutputStream, Pollable, StreamError, StreamResult,
+        DynInputStream, DynOutputStream, FsError, FsResult, InputStream, OutputStream, Pollable, StreamError,
+        StreamResult,
         bindings::filesystem::{
             preopens,
             types::{
