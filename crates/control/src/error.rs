@@ -3,7 +3,7 @@
 use minnow_model::{
     AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
 };
-use minnow_runtime::data::signed::SignError;
+use minnow_runtime::data::{codes, signed::SignError};
 use minnow_store::{BucketError, KvError, SqlError, StoreError, VaultError};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
@@ -115,20 +115,18 @@ impl ControlError {
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
             Self::VersionExists { .. } => Code::VersionExists,
             Self::Conflict(_) | Self::BeingDeleted(_) | Self::MissingSecrets { .. } | Self::Deploy(_) => Code::Conflict,
-            Self::TooLarge(_) | Self::Store(StoreError::TooLarge { .. }) => Code::TooLarge,
+            Self::TooLarge(_) => Code::TooLarge,
             Self::Incomplete(_) => Code::BadRequest,
             Self::Compile { code, .. } => *code,
             Self::Function(problem) => problem.code,
-            Self::Store(StoreError::DigestMismatch { .. }) => Code::DigestMismatch,
-            Self::Store(StoreError::Full) => Code::StorageFull,
             Self::ShuttingDown => Code::ShuttingDown,
             Self::Unmet => Code::PreconditionFailed,
             Self::Sign(error) if error.is_refusal() => Code::Invalid,
-            Self::Kv(error) => code_of_kv(error),
-            Self::Bucket(error) => code_of_bucket(error),
-            Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
-            Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
-            Self::Store(_) | Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
+            Self::Kv(error) => codes::of_kv(error),
+            Self::Bucket(error) => codes::of_bucket(error),
+            Self::Migration { error, .. } | Self::Sql(error) => codes::of_sql(error),
+            Self::Store(error) => codes::of_store(error),
+            Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
 
@@ -147,43 +145,6 @@ impl ControlError {
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
         }
-    }
-}
-
-fn code_of_kv(error: &KvError) -> Code {
-    match error {
-        KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
-        KvError::Full => Code::StorageFull,
-        KvError::Corrupt { .. } => Code::StoreDamaged,
-        error if error.is_refusal() => Code::Invalid,
-        _ => Code::Internal,
-    }
-}
-
-fn code_of_bucket(error: &BucketError) -> Code {
-    match error {
-        BucketError::TooLarge => Code::TooLarge,
-        BucketError::Full { .. } | BucketError::DiskFull => Code::StorageFull,
-        BucketError::Busy { .. } | BucketError::Changing { .. } | BucketError::Gone => Code::Conflict,
-        BucketError::Corrupt { .. } => Code::StoreDamaged,
-        error if error.is_refusal() => Code::Invalid,
-        _ => Code::Internal,
-    }
-}
-
-fn code_of_sql(error: &SqlError) -> Code {
-    match error {
-        SqlError::Refused(_)
-        | SqlError::Constraint(_)
-        | SqlError::Timeout
-        | SqlError::ReadOnly
-        | SqlError::Migration { .. } => Code::Invalid,
-        SqlError::TooLarge(_) => Code::TooLarge,
-        SqlError::Full => Code::StorageFull,
-        SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
-        SqlError::Stopped => Code::ShuttingDown,
-        SqlError::Corrupt { .. } => Code::StoreDamaged,
-        SqlError::Store(_) => Code::Internal,
     }
 }
 

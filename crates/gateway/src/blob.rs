@@ -21,6 +21,7 @@ use minnow_runtime::{
     data::{
         Granted,
         blob_headers::{self, NO_CONTENT_TYPE, conditions, quoted, set_meta},
+        range::Sent,
         signed::{Refused, SignedMethod, SignedUrl},
     },
 };
@@ -38,7 +39,6 @@ use crate::{
     config::{ALL_EARLY_BYTES, BLOBS_SENT, EARLY_BYTES, FILE_PIECE_BYTES},
     connection::Connection,
     files::OpenFile,
-    range::Sent,
     refusal::Refusal,
     worker::Node,
 };

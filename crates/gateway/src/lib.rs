@@ -25,7 +25,6 @@ mod headers;
 mod host;
 mod ids;
 pub mod listen;
-mod range;
 mod refusal;
 mod request;
 mod span;

@@ -300,8 +300,8 @@ pub struct Mount {
 /// The longest path of a mount, in bytes.
 pub const MAX_MOUNT_BYTES: usize = 255;
 
-/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/tmp`
-/// nor in that.
+/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/run`, and not
+/// in `/tmp` or `/run/minnow`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct MountPath(Arc<str>);
@@ -346,6 +346,9 @@ impl FromStr for MountPath {
         }
         if parts.split('/').next() == Some("tmp") {
             return Err(refuse("`/tmp` is the sandbox's own"));
+        }
+        if parts == "run" || parts == "run/minnow" || parts.starts_with("run/minnow/") {
+            return Err(refuse("`/run/minnow` is where functions reach the data services"));
         }
         Ok(Self(text.into()))
     }

@@ -36,6 +36,7 @@ mod js_walls;
 mod js_work;
 mod languages;
 mod limits;
+mod local_http;
 mod manifest;
 mod new_app;
 mod observability;

@@ -240,6 +240,8 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
         ),
         (with_tables("files = { data = \"/\" }\n[files.data]"), "4:19: `/` is no folder for a volume: it is the root"),
         (with_tables("files = { data = \"/tmp/x\" }\n[files.data]"), "`/tmp` is the sandbox's own"),
+        (with_tables("files = { data = \"/run/minnow/x\" }\n[files.data]"), "`/run/minnow` is where"),
+        (with_tables("files = { data = \"/run\" }\n[files.data]"), "`/run/minnow` is where"),
         (with_tables("files = { data = \"/a/../b\" }\n[files.data]"), "a part of it is empty, `.` or `..`"),
         (with_tables("files = { data = 1 }\n[files.data]"), "4:18: the folder of the volume `data` is no string"),
         (

@@ -2,6 +2,9 @@
 //! guests of every kind.
 
 pub mod blob_headers;
+pub mod codes;
+pub(crate) mod local;
+pub mod range;
 pub mod signed;
 
 use std::{

@@ -106,7 +106,7 @@ async fn call(
         }
         Entry::CommandCore { pre, has_files } => {
             let wasi = wasi.build_p1();
-            state.set_p1(if *has_files { P1::with_files(wasi, &run.function)? } else { P1::new(wasi) });
+            state.set_p1(if *has_files { P1::with_files(wasi, run)? } else { P1::new(wasi) });
             let mut store = state::store(code, state);
             let instance = pre.instantiate_async(&mut store).await?;
             run.function.metrics().instantiated(began.elapsed());

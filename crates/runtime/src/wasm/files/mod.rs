@@ -1,4 +1,5 @@
-//! The files of guests: the volumes that a function was granted, each under its path, and `/tmp`, which is the sandbox's own.
+//! The files of guests: the volumes that a function was granted, each under its path, and `/tmp`, which is the sandbox's own. A
+//! command finds one more folder, in which a file is a way to the data services ([`crate::data::local`]).
 //!
 //! wasmtime-wasi does the work, and keeps guests within their folders. What stands before it here claims space in the volume before
 //! something grows or is made ([`minnow_store::volume`]). [`p2`] is `wasi:filesystem` 0.2 of components, [`p1`] is preview 1 of core
@@ -19,10 +20,11 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
+use minnow_model::RequestId;
 use minnow_store::{
     Volume, Volumes,
     volume::{Bounds, MAX_ENTRIES, TEMPORARY},
@@ -39,7 +41,11 @@ pub(super) use p1::{P1, imports_files};
 pub(super) use p2::{FilesView, link};
 use writer::Growing;
 
-use crate::{Function, memory::MemoryBudget};
+use crate::{
+    Function,
+    data::local::{self, Connection, LocalHttp},
+    memory::MemoryBudget,
+};
 
 /// Files and folders that a sandbox may have open at once. Many programs are content with 20; each is one of the node's.
 const MAX_OPEN: usize = 128;
@@ -66,8 +72,13 @@ pub(crate) struct Roots {
     /// An empty folder that stands for those that were not opened yet.
     nowhere: PathBuf,
     placeholder: OnceLock<Dir>,
+    /// The folder of the services, with an empty file: what a guest sees of it that does not open it.
+    services: PathBuf,
+    services_dir: OnceLock<Dir>,
     /// For functions without volumes.
     plain: OnceLock<Preopened>,
+    /// For functions without volumes that have services.
+    plain_with_services: OnceLock<Preopened>,
     listing: Arc<Semaphore>,
 }
 
@@ -79,16 +90,22 @@ struct Preopened {
 }
 
 impl Roots {
-    /// Makes the folder `nowhere` where it is not there.
-    pub(crate) fn new(nowhere: PathBuf) -> io::Result<Self> {
-        match fs::create_dir(&nowhere) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// Makes the folders `nowhere` and `services` where they are not there.
+    pub(crate) fn new(nowhere: PathBuf, services: PathBuf) -> io::Result<Self> {
+        for folder in [&nowhere, &services] {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
+        File::create(services.join(local::FILE))?;
         Ok(Self {
             nowhere,
             placeholder: OnceLock::new(),
+            services,
+            services_dir: OnceLock::new(),
             plain: OnceLock::new(),
+            plain_with_services: OnceLock::new(),
             listing: Arc::new(Semaphore::new(LISTING_AT_ONCE)),
         })
     }
@@ -101,13 +118,25 @@ impl Roots {
         Ok(self.placeholder.get_or_init(|| dir).clone())
     }
 
-    fn preopened(&self, mounts: &[Mount]) -> wasmtime::Result<Preopened> {
-        let is_plain = mounts.len() == 1;
-        match self.plain.get().filter(|_| is_plain) {
+    fn services_dir(&self) -> io::Result<Dir> {
+        if let Some(dir) = self.services_dir.get() {
+            return Ok(dir.clone());
+        }
+        let dir = Dir::new(File::open(&self.services)?, FsPerms::ReadOnly, OpenMode::READ, false);
+        Ok(self.services_dir.get_or_init(|| dir).clone())
+    }
+
+    fn preopened(&self, mounts: &[Mount], has_services: bool) -> wasmtime::Result<Preopened> {
+        let kept = match (mounts.len(), has_services) {
+            (1, false) => &self.plain,
+            (2, true) => &self.plain_with_services,
+            _ => return self.make_preopened(mounts),
+        };
+        match kept.get() {
             Some(plain) => Ok(plain.clone()),
             None => {
                 let made = self.make_preopened(mounts)?;
-                Ok(if is_plain { self.plain.get_or_init(|| made).clone() } else { made })
+                Ok(kept.get_or_init(|| made).clone())
             }
         }
     }
@@ -171,6 +200,8 @@ struct Open {
     folder: Option<Arc<File>>,
     /// Whether writes go to the end. In preview 1 only: in 0.2 the stream says so.
     appends: bool,
+    /// Set where it is a way to the services.
+    connection: Option<Connection>,
     /// `None` for the folders of mounts.
     held: Option<Arc<Held>>,
 }
@@ -217,6 +248,14 @@ pub(super) struct Files {
     volumes: Volumes,
     memory: Arc<MemoryBudget>,
     turns: Turns,
+    services: Option<Services>,
+}
+
+/// The way to the data services.
+struct Services {
+    /// Which of the mounts is their folder.
+    mount: usize,
+    http: Arc<LocalHttp>,
 }
 
 /// Whose turn it is to list a folder in preview 1.
@@ -241,7 +280,8 @@ impl Drop for Listing {
 struct TooMany;
 
 impl Files {
-    fn new(function: &Arc<Function>) -> Self {
+    /// `request` is what the sandbox is made for, where that is known.
+    fn new(function: &Arc<Function>, request: Option<RequestId>) -> io::Result<Self> {
         let volumes = &function.runtime().data().volumes;
         let granted = function.spec().granted.files.values();
         let mut mounts: Vec<Mount> = granted
@@ -257,15 +297,49 @@ impl Files {
             .collect();
         let tmp = volumes.temporary();
         mounts.push(Mount { path: TMP.into(), volume: tmp, most: TEMPORARY, read_only: false, dir: None });
-        let turns = Turns {
-            of_function: Arc::clone(function.listing()),
-            of_node: Arc::clone(&function.runtime().file_roots.listing),
-        };
-        Self::of_mounts(mounts, volumes.clone(), Arc::clone(&function.runtime().memory), turns)
+        let roots = &function.runtime().file_roots;
+        let mut services = None;
+        if let Some(http) = request.and_then(|request| LocalHttp::new(function, request)) {
+            services = Some(Services { mount: mounts.len(), http });
+            // Nothing is ever written to it, so it takes nothing of what stands for its volume.
+            let (path, volume) = (local::FOLDER.into(), volumes.temporary());
+            mounts.push(Mount { path, volume, most: TEMPORARY, read_only: true, dir: Some(roots.services_dir()?) });
+        }
+        let turns = Turns { of_function: Arc::clone(function.listing()), of_node: Arc::clone(&roots.listing) };
+        let files = Self::of_mounts(mounts, volumes.clone(), Arc::clone(&function.runtime().memory), turns);
+        Ok(Self { services, ..files })
     }
 
     fn of_mounts(mounts: Vec<Mount>, volumes: Volumes, memory: Arc<MemoryBudget>, turns: Turns) -> Self {
-        Self { mounts, open: HashMap::new(), listings: HashMap::new(), streams: Arc::default(), volumes, memory, turns }
+        let (open, listings) = (HashMap::new(), HashMap::new());
+        Self { mounts, open, listings, streams: Arc::default(), volumes, memory, turns, services: None }
+    }
+
+    /// Whether `path` in the mount `at` is the way to the services.
+    fn is_service(&self, at: usize, path: &str) -> bool {
+        let is_it = || {
+            Path::new(path)
+                .components()
+                .filter(|part| *part != Component::CurDir)
+                .eq([Component::Normal(local::FILE.as_ref())])
+        };
+        self.services.as_ref().is_some_and(|services| services.mount == at) && is_it()
+    }
+
+    /// A new connection to the services.
+    fn connect(&self) -> Result<Connection, TooMany> {
+        self.services.as_ref().and_then(|services| services.http.connect()).ok_or(TooMany)
+    }
+
+    /// What was opened under this number is a way to the services.
+    fn connected(&mut self, number: u32, connection: Connection) {
+        if let Some(open) = self.open.get_mut(&number) {
+            open.connection = Some(connection);
+        }
+    }
+
+    fn connection(&self, number: u32) -> Option<&Connection> {
+        self.open.get(&number)?.connection.as_ref()
     }
 
     /// A place for one more file or folder that is opened.
@@ -288,11 +362,12 @@ impl Files {
             }
             Arc::new(Held { file, volume: Arc::clone(&mount.volume), place: Some(place) })
         });
-        self.open.insert(number, Open { mount, is_untouched: false, folder: None, appends: false, held });
+        let open = Open { mount, is_untouched: false, folder: None, appends: false, connection: None, held };
+        self.open.insert(number, open);
     }
 
     fn root(mount: usize) -> Open {
-        Open { mount, is_untouched: true, folder: None, appends: false, held: None }
+        Open { mount, is_untouched: true, folder: None, appends: false, connection: None, held: None }
     }
 
     /// Forgets what is closed.

@@ -53,7 +53,7 @@ fn memory() -> Vec<u8> {
 }
 
 fn core(temp: &TempDir, files: Files) -> P1 {
-    let roots = Roots::new(temp.path().join("nowhere")).unwrap();
+    let roots = Roots::new(temp.path().join("nowhere"), temp.path().join("services")).unwrap();
     let mut core = P1::with(WasiCtx::builder().build_p1(), files, &roots).unwrap();
     // What one call may copy.
     core.set_hostcall_fuel(1 << 20);
