@@ -2,8 +2,9 @@
 //! Each test has nodes of its own: a node does one backup or restore at a time.
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::symlink,
+    os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
@@ -224,6 +225,48 @@ fn an_app_comes_back_on_another_node_with_all_that_belongs_to_it() {
     let two = two.kill_and_restart();
     assert_eq!(ask(&two, name, "/kv/get?key=a", "")["value"], "kept");
     assert!(two.get(name, "/blob/get?key=folder/large").body == large);
+}
+
+#[test]
+fn what_a_backup_has_not_is_named_by_it_and_by_its_restore() {
+    let (one, name) = (&Node::start(), "backup-without");
+    let app = app(name);
+    serve(one, &app, name);
+    ask(one, name, "/do-files", json!([{ "do": "write", "path": "/data/a.txt", "text": "a" }]).to_string());
+    let volume = one.data_dir().join("files/default").join(name).join("data");
+    fs::write(volume.join(OsStr::from_bytes(b"caf\xe9.txt")), "x").unwrap();
+    // One that could move the cursor of a terminal.
+    let _socket = UnixListener::bind(volume.join("\u{1b}[2Jsocket")).unwrap();
+    let (temp, file) = back_up(one, name);
+    let left_out = json!({
+        "count": 2,
+        "files": [
+            { "path": "data/\u{1b}[2Jsocket", "why": "it is neither a file nor a folder nor a symbolic link" },
+            { "path": "data/caf\u{fffd}.txt", "why": "its name is not UTF-8" },
+        ],
+    });
+    let written = one.cli().json(["backup", name, path(&file), "--json"]);
+    assert_eq!(written["left_out"], json!({ name: left_out }));
+    let named = [
+        "warning: 2 files, folders or links in the volumes of backup-without",
+        "data/\\u{1b}[2Jsocket: it is neither a file",
+        "data/caf\u{fffd}.txt: its name is not UTF-8",
+    ];
+    let ran = one.cli().run(["backup", name, path(&temp.path().join("other.tar.zst"))]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&named);
+    let ran = one.cli().run(["restore", path(&file), "--as", "backup-without-2"]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&[&named[0].replace(name, "backup-without-2"), named[1], named[2]]);
+    let restored = one.cli().json(["restore", path(&file), "--as", "backup-without-3", "--json"]);
+    assert_eq!(restored["apps"][0]["left_out"], left_out);
+    // A backup that has all of it says so.
+    fs::remove_file(volume.join(OsStr::from_bytes(b"caf\xe9.txt"))).unwrap();
+    fs::remove_file(volume.join("\u{1b}[2Jsocket")).unwrap();
+    assert_eq!(one.cli().json(["backup", name, path(&file), "--json"])["left_out"], json!({}));
+    let ran = one.cli().run(["backup", name, path(&file)]);
+    assert!(ran.code() == 0 && !format!("{ran:?}").contains("warning"), "{ran:?}");
+    assert_eq!(one.cli().json(["restore", path(&file), "--replace", "--json"])["apps"][0]["left_out"]["count"], 0);
 }
 
 #[test]

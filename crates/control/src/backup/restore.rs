@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use super::unpack::{Sizes, Source, Stores, Unpacked, unpack};
 use crate::{
     Control, ControlError,
-    api_types::{Restored, RestoredApp, RestoredStore, UnreadableSecret},
+    api_types::{LeftOut, Restored, RestoredApp, RestoredStore, UnreadableSecret},
     deploy::wasm_of,
     environment::{lacks, open, place},
     publish::{self, blocking, read_blob},
@@ -82,6 +82,8 @@ struct Ready {
     version_count: u64,
     secret_count: u64,
     unreadable: Vec<UnreadableSecret>,
+    /// What its volumes had and the backup has not.
+    left_out: LeftOut,
 }
 
 impl Ready {
@@ -170,7 +172,7 @@ impl Control {
         choice: RestoreChoice,
         staged: Staged,
     ) -> Result<Restored, ControlError> {
-        let Staged { dir, unpacked: Unpacked { head, apps, contents } } = staged;
+        let Staged { dir, unpacked: Unpacked { head, apps, contents, mut left_out } } = staged;
         if choice.rename.is_some() && apps.len() != 1 {
             let there: Vec<&str> = apps.keys().map(AppName::as_str).collect();
             return Err(ControlError::invalid(format!(
@@ -191,8 +193,9 @@ impl Control {
         let _publishing = self.publishing.read().await;
         let mut ready = Vec::with_capacity(apps.len());
         for (app, stores) in apps {
-            let new = name(&app);
-            ready.push(self.make_ready(tenant, app, new, stores, dir.path(), &contents).await?);
+            let (new, left_out) = (name(&app), left_out.remove(&app).unwrap_or_default());
+            let app = self.make_ready(tenant, app, new, stores, dir.path(), &contents).await?;
+            ready.push(Ready { left_out, ..app });
         }
         for app in &ready {
             let functions = app.configs.iter().flat_map(|config| &config.functions);
@@ -353,6 +356,7 @@ impl Control {
             version_count,
             secret_count,
             unreadable,
+            left_out: LeftOut::default(),
         })
     }
 
@@ -452,6 +456,7 @@ impl Control {
             stores: stores.map(|((kind, name), bytes)| RestoredStore { kind, name, bytes }).collect(),
             secrets: ready.secret_count,
             unreadable_secrets: ready.unreadable,
+            left_out: ready.left_out,
         })
     }
 

@@ -1,27 +1,35 @@
 //! `minnow backup`: apps with all that belongs to them, in one file.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
     io::{self, Write as _},
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use clap::Args;
+use minnow_control::{
+    api_types::LeftOut,
+    backup::{Source, read_end},
+};
 use minnow_model::AppName;
 use serde::Serialize;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     cli::{JsonArg, ServerArgs},
     output::{self, GREEN},
     progress::Progress,
-    report::Failure,
+    report::{self, Failure},
 };
 
 /// What the name of a backup ends in, so that an app or a folder that was mistyped does not become a file.
 const SUFFIX: &str = ".tar.zst";
+
+/// Pieces that wait to be read for the end, each as large as what the network brings at once.
+const PIECES: usize = 4;
 
 /// Back up apps of a running node
 #[derive(Debug, Args)]
@@ -31,7 +39,8 @@ const SUFFIX: &str = ".tar.zst";
 
 An app goes with its versions, deployments, variables, secrets (encrypted, as they are) and everything in its stores: as it is at one \
 moment over all key-value stores, databases and buckets, while the app goes on. Files of volumes are as they are shortly after that \
-moment. Logs and metrics are not in it, nor are the node's own configuration, tokens and key file.
+moment; those that a backup cannot have are named. Logs and metrics are not in it, nor are the node's own configuration, tokens and \
+key file.
 
 The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole.",
     after_help = "Examples:
@@ -54,6 +63,8 @@ pub struct BackupArgs {
 struct Written {
     file: String,
     bytes: u64,
+    /// What volumes had and the backup has not, by app.
+    left_out: BTreeMap<AppName, LeftOut>,
 }
 
 pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
@@ -82,6 +93,7 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
     spinner.finish_and_clear();
     let mut backup = backup?;
     let bar = progress.receiving("backing up");
+    let reader = Reader::start();
     let mut bytes = 0;
     while let Some(piece) = backup.chunk().await.map_err(|source| client.broken_off(source)).with_context(|| {
         Failure::new("the backup broke off, and nothing was written").help("the node's log says why; try again")
@@ -89,60 +101,51 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
         file.write_all(&piece).with_context(failed)?;
         bytes += piece.len() as u64;
         bar.set_position(bytes);
+        reader.read(piece).await;
     }
     bar.finish_and_clear();
-    if !is_whole_frame(file.as_file(), bytes).with_context(failed)? {
-        // Something between here and the node made a proper end of it.
-        return Err(Failure::new("the end of the backup is missing, and nothing was written")
+    // Something between here and the node may have made a proper end of half of it.
+    let left_out = reader.end().await.with_context(|| {
+        Failure::new("the backup did not come whole, and nothing was written")
             .help("the node's log says why; try again")
-            .into());
-    }
+    })?;
     file.as_file().sync_all().with_context(failed)?;
     file.persist(&path).map_err(|error| error.error).with_context(failed)?;
     if args.json.json {
-        return output::json(&Written { file: path.display().to_string(), bytes });
+        return output::json(&Written { file: path.display().to_string(), bytes, left_out });
     }
     let what = match apps.as_slice() {
         [] => "all apps".to_owned(),
         apps => apps.iter().map(AppName::as_str).collect::<Vec<_>>().join(", "),
     };
-    output::line(format_args!("{GREEN}backed up{GREEN:#} {what} to {}  {}", path.display(), output::size(bytes)))
+    output::line(format_args!("{GREEN}backed up{GREEN:#} {what} to {}  {}", path.display(), output::size(bytes)))?;
+    for (app, left_out) in &left_out {
+        report::left_out(app, left_out);
+    }
+    Ok(())
 }
 
-/// Whether a file of so many bytes is one whole frame of zstd (RFC 8878, 3.1.1), by the lengths of its blocks: the node writes the last
-/// one when all of the backup is in it. What is in the blocks is checked by a restore.
-fn is_whole_frame(file: &File, bytes: u64) -> io::Result<bool> {
-    let read = || -> io::Result<bool> {
-        let mut head = [0; 5];
-        file.read_exact_at(&mut head, 0)?;
-        let [magic @ .., descriptor] = head;
-        if magic != [0x28, 0xB5, 0x2F, 0xFD] {
-            return Ok(false);
-        }
-        let is_single = descriptor & 0x20 != 0;
-        let dictionary = [0, 1, 2, 4].into_iter().nth(usize::from(descriptor & 3)).unwrap_or(0);
-        let content_size = match descriptor >> 6 {
-            0 => u64::from(is_single),
-            power => 1 << power,
-        };
-        let checksum = u64::from(descriptor & 4 != 0) * 4;
-        let mut at = head.len() as u64 + u64::from(!is_single) + dictionary + content_size;
-        loop {
-            let mut block = [0; 3];
-            file.read_exact_at(&mut block, at)?;
-            let [low, middle, high] = block;
-            let block = u32::from_le_bytes([low, middle, high, 0]);
-            // Of a byte that is repeated there is one.
-            let size = if (block >> 1) & 3 == 1 { 1 } else { block >> 3 };
-            at += 3 + u64::from(size);
-            if block & 1 == 1 {
-                return Ok(at + checksum == bytes);
-            }
-        }
-    };
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        result => result,
+/// Reads a backup on its way: whether it is whole, and what it says that it has not.
+struct Reader {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    end: JoinHandle<io::Result<BTreeMap<AppName, LeftOut>>>,
+}
+
+impl Reader {
+    fn start() -> Self {
+        let (pieces, came) = mpsc::channel(PIECES);
+        Self { pieces, end: tokio::task::spawn_blocking(|| read_end(Source::new(came))) }
+    }
+
+    async fn read(&self, piece: Bytes) {
+        // One that has seen enough says so at the end.
+        let _ = self.pieces.send(Ok(piece)).await;
+    }
+
+    /// After the last piece: what the backup has not, by app.
+    async fn end(self) -> io::Result<BTreeMap<AppName, LeftOut>> {
+        drop(self.pieces);
+        self.end.await.map_err(io::Error::other)?
     }
 }
 
@@ -199,32 +202,6 @@ fn target_of(target: &str, apps: &[AppName], now: SystemTime) -> Result<PathBuf,
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_backup_is_whole_only_with_its_last_block() {
-        let repeated: u32 = 1 | 1 << 1 | 1000 << 3;
-        let frame = [
-            [0x28, 0xB5, 0x2F, 0xFD].as_slice(),
-            // With a checksum and a window; a block of three bytes, one of a byte a thousand times, and the checksum.
-            &[0x04, 0x58, 3 << 3, 0, 0],
-            b"abc",
-            &repeated.to_le_bytes()[..3],
-            b"x",
-            &[1, 2, 3, 4],
-        ]
-        .concat();
-        let is_whole = |bytes: &[u8]| {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(bytes).unwrap();
-            is_whole_frame(&file, bytes.len() as u64).unwrap()
-        };
-        assert!(is_whole(&frame));
-        for length in 0..frame.len() {
-            assert!(!is_whole(&frame[..length]), "{length}");
-        }
-        assert!(!is_whole(&[frame.as_slice(), b"x"].concat()));
-        assert!(!is_whole(b"hello, this is not a backup"));
-    }
 
     #[test]
     fn in_a_folder_the_file_has_a_name_of_its_own() {

@@ -92,6 +92,7 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let made = output::timestamp(restored.made_ms);
     output::line(format_args!("{DIM}from a backup of {made}, minnow {}{DIM:#}", restored.minnow))?;
     for app in restored.apps {
+        report::left_out(&app.app, &app.left_out);
         for secret in app.unreadable_secrets {
             report::warn(format_args!("the secret {} of {} cannot be read: {}", secret.name, app.app, secret.detail));
         }
