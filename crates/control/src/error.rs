@@ -45,7 +45,7 @@ pub enum ControlError {
     #[error(transparent)]
     Kv(KvError),
     #[error(transparent)]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
     #[error(transparent)]
     Bucket(BucketError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
@@ -180,7 +180,7 @@ fn code_of_sql(error: &SqlError) -> Code {
         | SqlError::Migration { .. } => Code::Invalid,
         SqlError::TooLarge(_) => Code::TooLarge,
         SqlError::Full => Code::StorageFull,
-        SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
+        SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Ended(_) => Code::Conflict,
         SqlError::Stopped => Code::ShuttingDown,
         SqlError::Corrupt { .. } => Code::StoreDamaged,
         SqlError::Store(_) => Code::Internal,
@@ -201,6 +201,17 @@ impl From<KvError> for ControlError {
         match error {
             KvError::Store(error) => Self::Store(error),
             error => Self::Kv(error),
+        }
+    }
+}
+
+impl From<SqlError> for ControlError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            // As those of the other kinds of stores.
+            SqlError::TooManyOpen { max } => Self::Store(StoreError::TooManyOpen { max }),
+            SqlError::BeingDeleted => Self::Store(StoreError::BeingDeleted),
+            error => Self::Sql(error),
         }
     }
 }

@@ -26,6 +26,12 @@ pub enum SqlError {
     /// The store did not come to this call in its time. Nothing was changed.
     #[error("the database is busy: other statements or an open transaction held it for too long; try again")]
     Busy,
+    /// As many databases as may be open are in use at this moment. Nothing was changed.
+    #[error("{}", StoreError::TooManyOpen { max: *max })]
+    TooManyOpen { max: usize },
+    /// The app is being deleted. Nothing was changed.
+    #[error("{}", StoreError::BeingDeleted)]
+    BeingDeleted,
     #[error("this database is granted for reading only; grant it without `:ro`")]
     ReadOnly,
     /// The transaction that this statement belongs to is gone.
@@ -35,7 +41,7 @@ pub enum SqlError {
     Migration { name: String, line: usize, column: usize, message: String },
     #[error("the database {path} is damaged ({detail}); restore it from a backup")]
     Corrupt { path: PathBuf, detail: String },
-    /// A failing disk, too many open stores and the like: [`StoreError`] as text.
+    /// A failing disk and the like: [`StoreError`] as text.
     #[error("{0}")]
     Store(String),
     #[error("the database has stopped")]
@@ -74,7 +80,8 @@ impl From<StoreError> for SqlError {
         match error {
             StoreError::Full => Self::Full,
             StoreError::Corrupt { path, detail } => Self::Corrupt { path, detail },
-            StoreError::TooManyOpen { .. } => Self::Busy,
+            StoreError::TooManyOpen { max } => Self::TooManyOpen { max },
+            StoreError::BeingDeleted => Self::BeingDeleted,
             StoreError::Stopped => Self::Stopped,
             StoreError::Database(source) => Self::Store(format!("the database failed: {source}")),
             error => Self::Store(error.to_string()),

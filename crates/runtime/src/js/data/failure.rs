@@ -125,7 +125,7 @@ impl From<SqlError> for Failure {
             SqlError::Timeout => Code::Timeout,
             SqlError::TooLarge(_) => Code::TooLarge,
             SqlError::Full => Code::Full,
-            SqlError::Busy | SqlError::Stopped => Code::Busy,
+            SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Stopped => Code::Busy,
             SqlError::ReadOnly => Code::ReadOnly,
             SqlError::Ended(_) => Code::Ended,
             SqlError::Corrupt { .. } => Code::Corrupt,
