@@ -141,8 +141,11 @@ impl ControlError {
                 problem.detail("secrets are missing").errors(errors.clone())
             }
             Self::Function(problem) => Problem::clone(problem),
-            // Which of its bounds a bucket has reached is for the operator to know, and names no file.
-            Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
+            // That a store has reached its bound is for its app to know, and names no file.
+            Self::Bucket(BucketError::Full { .. })
+            | Self::Kv(KvError::Full)
+            | Self::Sql(SqlError::Full)
+            | Self::Migration { error: SqlError::Full, .. } => problem.detail(self.to_string()),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
@@ -153,7 +156,7 @@ impl ControlError {
 fn code_of_kv(error: &KvError) -> Code {
     match error {
         KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
-        KvError::Full => Code::StorageFull,
+        KvError::Full | KvError::DiskFull => Code::StorageFull,
         KvError::Corrupt { .. } => Code::StoreDamaged,
         error if error.is_refusal() => Code::Invalid,
         _ => Code::Internal,
@@ -179,7 +182,7 @@ fn code_of_sql(error: &SqlError) -> Code {
         | SqlError::ReadOnly
         | SqlError::Migration { .. } => Code::Invalid,
         SqlError::TooLarge(_) => Code::TooLarge,
-        SqlError::Full => Code::StorageFull,
+        SqlError::Full | SqlError::DiskFull => Code::StorageFull,
         SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Ended(_) => Code::Conflict,
         SqlError::Stopped => Code::ShuttingDown,
         SqlError::Corrupt { .. } => Code::StoreDamaged,

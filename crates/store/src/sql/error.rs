@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use rusqlite::{ErrorCode, ffi};
 
 use super::value::{MAX_BATCH, MAX_SCRIPT_BYTES, MAX_STATEMENT_BYTES, MAX_VALUE_BYTES};
-use crate::StoreError;
+use crate::{
+    StoreError,
+    full::{disk_is_full, tell_full_disk},
+};
 
 /// Why a statement failed. What a function may see is the text of every variant but `Corrupt` and `Store`: those are for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +24,11 @@ pub enum SqlError {
     #[error("{0}")]
     TooLarge(String),
     /// Nothing was changed.
-    #[error("the database has reached its size limit, or the disk of the node is full; delete something and try again")]
+    #[error("the database has reached its size limit; delete something and try again")]
     Full,
+    /// Nothing was changed.
+    #[error("no space is left on the disk of the node; free some and try again")]
+    DiskFull,
     /// The store did not come to this call in its time. Nothing was changed.
     #[error("the database is busy: other statements or an open transaction held it for too long; try again")]
     Busy,
@@ -78,7 +84,8 @@ impl SqlError {
 impl From<StoreError> for SqlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full => Self::Full,
+            // Of a store that is opened or made; one that is open says which it is.
+            StoreError::Full => Self::DiskFull,
             StoreError::Corrupt { path, detail } => Self::Corrupt { path, detail },
             StoreError::TooManyOpen { max } => Self::TooManyOpen { max },
             StoreError::BeingDeleted => Self::BeingDeleted,
@@ -133,6 +140,10 @@ impl From<Failed<'_>> for SqlError {
             Some(ErrorCode::TooBig) => Self::TooLarge(format!(
                 "a text, a blob or a row is larger than the {MAX_VALUE_BYTES} bytes allowed ({text})"
             )),
+            Some(ErrorCode::DiskFull) if disk_is_full(path) => {
+                tell_full_disk();
+                Self::DiskFull
+            }
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
