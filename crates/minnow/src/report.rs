@@ -110,6 +110,20 @@ pub fn unpublished(app: &AppName) {
     warn(format_args!("nothing was published of {app} before; is this its name?"));
 }
 
+/// Warns that a list does not have all: `after` is where the next one begins.
+pub fn more(what: &str, limit: u32, after: &str) {
+    let limit = u64::from(limit) * 10;
+    // A key that a shell could take for something else.
+    let after = format!("'{}'", after.replace('\'', r"'\''"));
+    let after = output::printable(&after);
+    warn(format_args!("there are more {what}; --after={after} shows the next of them, --limit {limit} more at once"));
+}
+
+/// Prints a line on stderr: what is said of something that stdout is for.
+pub fn tell(what: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{what}");
+}
+
 /// Warns of what a backup has not, if there is any, and names it.
 pub fn left_out(app: &AppName, left_out: &LeftOut) {
     if left_out.count > 0 {
