@@ -6,6 +6,7 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
+    process::Stdio,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
@@ -495,6 +496,56 @@ fn a_disk_that_becomes_full_ends_a_backup_and_a_restore_and_nothing_else() {
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     ask(&two, "small", "/kv/set?key=a", "later");
     fs::remove_file(&ballast).unwrap();
+}
+
+/// Runs a command with its stdin and stdout from and to files: what passes is no text.
+fn piped(node: &Node, arguments: &[&str], from: Option<&Path>, to: &Path) -> (i32, String) {
+    let cli = node.cli();
+    let mut command = cli.command(arguments);
+    command.stdin(from.map_or_else(Stdio::null, |from| fs::File::open(from).unwrap().into()));
+    let ran = command.stdout(fs::File::create(to).unwrap()).stderr(Stdio::piped()).output().unwrap();
+    (ran.status.code().unwrap(), String::from_utf8(ran.stderr).unwrap())
+}
+
+#[test]
+fn a_backup_goes_through_pipes() {
+    let (one, name) = (&Node::start(), "backup-piped");
+    let app = app(name);
+    serve(one, &app, name);
+    ask(one, name, "/kv/set?key=a", "kept");
+    let temp = tempfile::tempdir().unwrap();
+    let (file, said) = (temp.path().join("stdout"), temp.path().join("said"));
+    let (code, told) = piped(one, &["backup", name, "-"], None, &file);
+    assert!(code == 0 && told.contains(&format!("backed up {name} to stdout")), "{told}");
+    let (code, told) = piped(one, &["backup", name, "-", "--json"], None, &file);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let expected = json!({ "file": "stdout", "bytes": fs::metadata(&file).unwrap().len(), "left_out": {} });
+    assert_eq!((code, told), (0, expected));
+    let two = Node::start();
+    let (code, told) = piped(&two, &["restore", "-"], Some(&file), &said);
+    assert_eq!((code, told.as_str().contains("error")), (0, false), "{told}");
+    assert!(fs::read_to_string(&said).unwrap().contains(&format!("restored {name}")), "{told}");
+    assert_eq!(ask(&two, name, "/kv/get?key=a", "")["value"], "kept");
+    let (code, told) = piped(&two, &["restore", "-", "--as", "again", "--json"], Some(&file), &said);
+    let restored: Value = serde_json::from_slice(&fs::read(&said).unwrap()).unwrap();
+    assert_eq!((code, &restored["apps"][0]["app"]), (0, &json!("again")), "{told}");
+    // Half a one is refused, and one that nobody takes is a failure.
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let (code, told) = piped(&two, &["restore", "-", "--as", "half"], Some(&file), &said);
+    assert!(code == 1 && told.contains("cut off"), "{told}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let cli = one.cli();
+    let ran = cli.command(["backup", name, "-"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(1) && told.contains("cannot write stdout"), "{told}");
+    for arguments in [format!("backup {name} -"), "restore -".into()] {
+        let shown = one.cli().on_a_terminal(&arguments, None);
+        assert!(shown.text.contains("terminal"), "{}", shown.text);
+    }
+    no_leftovers(one);
+    no_leftovers(&two);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use minnow_control::{
 };
 use minnow_model::AppName;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
@@ -34,7 +35,7 @@ const PIECES: usize = 4;
 /// Back up apps of a running node
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "minnow backup [OPTIONS] [APP]... <FILE|DIR>",
+    override_usage = "minnow backup [OPTIONS] [APP]... <FILE|DIR|->",
     long_about = "Back up apps of a running node into one file, which `minnow restore` reads.
 
 An app goes with its versions, deployments, variables, secrets (encrypted, as they are) and everything in its stores: as it is at one \
@@ -42,15 +43,17 @@ moment over all key-value stores, databases and buckets, while the app goes on. 
 moment; those that a backup cannot have are named. Logs and metrics are not in it, nor are the node's own configuration, tokens and \
 key file.
 
-The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole.",
+The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole. With - \
+the backup goes to stdout as it comes, and what is said of it to stderr; it is one only when the command succeeds.",
     after_help = "Examples:
   minnow backup /backups                 all apps, into a new file in the folder
   minnow backup shop shop.tar.zst        one app
   minnow backup shop blog both.tar.zst   two
-  minnow backup shop shop.tar.zst --json"
+  minnow backup shop shop.tar.zst --json
+  minnow backup shop - | ssh vault 'cat > shop.tar.zst'"
 )]
 pub struct BackupArgs {
-    /// The apps (all when none is named), and then the file; or a folder, in which a new file is made
+    /// The apps (all when none is named), and then the file; or a folder, in which a new file is made; or - for stdout
     #[arg(required = true, value_name = "APP|FILE", value_hint = clap::ValueHint::AnyPath)]
     names: Vec<String>,
     #[command(flatten)]
@@ -72,7 +75,11 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
         return Err(Failure::usage("name the file that the backup goes to").into());
     };
     let apps = apps_of(apps)?;
-    let path = target_of(target, &apps, SystemTime::now())?;
+    let to_stdout = target == "-";
+    if to_stdout && output::is_terminal() {
+        return Err(Failure::usage("a backup is not shown on a terminal").help("name a file, or pipe it on").into());
+    }
+    let path = if to_stdout { None } else { Some(target_of(target, &apps, SystemTime::now())?) };
     let client = args.server.client()?;
     // Somebody who forgot the file, and has a folder of the app's name: not all apps are meant.
     if apps.is_empty()
@@ -83,22 +90,21 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
             .help(format!("`minnow backup {name} {name}{SUFFIX}`; all apps into the folder: `minnow backup ./{name}`"))
             .into());
     }
-    let failed = || Failure::new(format!("cannot write {}", path.display()));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Before the node begins to work. Renamed when it is whole, so that a good backup is not lost to half a one.
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    // Before the node begins to work.
+    let mut out = Out::open(path)?;
     let progress = if args.json.json { Progress::Hidden } else { Progress::Shown };
     let spinner = progress.waiting("the node copies what is to be backed up");
     let backup = client.backup(&apps).await;
     spinner.finish_and_clear();
     let mut backup = backup?;
+    let half = if to_stdout { "what was written is none" } else { "nothing was written" };
     let bar = progress.receiving("backing up");
     let reader = Reader::start();
     let mut bytes = 0;
     while let Some(piece) = backup.chunk().await.map_err(|source| client.broken_off(source)).with_context(|| {
-        Failure::new("the backup broke off, and nothing was written").help("the node's log says why; try again")
+        Failure::new(format!("the backup broke off, and {half}")).help("the node's log says why; try again")
     })? {
-        file.write_all(&piece).with_context(failed)?;
+        out.write(&piece)?;
         bytes += piece.len() as u64;
         bar.set_position(bytes);
         reader.read(piece).await;
@@ -106,23 +112,75 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     // Something between here and the node may have made a proper end of half of it.
     let left_out = reader.end().await.with_context(|| {
-        Failure::new("the backup did not come whole, and nothing was written")
-            .help("the node's log says why; try again")
+        Failure::new(format!("the backup did not come whole, and {half}")).help("the node's log says why; try again")
     })?;
-    file.as_file().sync_all().with_context(failed)?;
-    file.persist(&path).map_err(|error| error.error).with_context(failed)?;
-    if args.json.json {
-        return output::json(&Written { file: path.display().to_string(), bytes, left_out });
-    }
+    let file = out.finish()?;
     let what = match apps.as_slice() {
         [] => "all apps".to_owned(),
         apps => apps.iter().map(AppName::as_str).collect::<Vec<_>>().join(", "),
     };
-    output::line(format_args!("{GREEN}backed up{GREEN:#} {what} to {}  {}", path.display(), output::size(bytes)))?;
-    for (app, left_out) in &left_out {
-        report::left_out(app, left_out);
+    let said = if args.json.json {
+        serde_json::to_string_pretty(&Written { file: file.clone(), bytes, left_out: left_out.clone() })?
+    } else {
+        format!("{GREEN}backed up{GREEN:#} {what} to {file}  {}", output::size(bytes))
+    };
+    if to_stdout {
+        report::tell(said);
+    } else {
+        output::line(said)?;
+    }
+    if !args.json.json {
+        for (app, left_out) in &left_out {
+            report::left_out(app, left_out);
+        }
     }
     Ok(())
+}
+
+/// Where a backup goes, piece by piece.
+enum Out {
+    /// Renamed when it is whole, so that a good backup is not lost to half a one.
+    File {
+        file: NamedTempFile,
+        path: PathBuf,
+    },
+    Stdout,
+}
+
+impl Out {
+    fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::Stdout) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).with_context(|| cannot_write(&path))?;
+        Ok(Self::File { file, path })
+    }
+
+    fn write(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::File { file, path } => file.write_all(piece).with_context(|| cannot_write(path)),
+            // Also when nobody reads it any more: what has passed is no backup.
+            Self::Stdout => io::stdout().lock().write_all(piece).with_context(|| cannot_write(Path::new("stdout"))),
+        }
+    }
+
+    /// All of it is there: how it is called.
+    fn finish(self) -> anyhow::Result<String> {
+        match self {
+            Self::File { file, path } => {
+                file.as_file().sync_all().with_context(|| cannot_write(&path))?;
+                file.persist(&path).map_err(|error| error.error).with_context(|| cannot_write(&path))?;
+                Ok(path.display().to_string())
+            }
+            Self::Stdout => {
+                io::stdout().flush().with_context(|| cannot_write(Path::new("stdout")))?;
+                Ok("stdout".into())
+            }
+        }
+    }
+}
+
+fn cannot_write(path: &Path) -> Failure {
+    Failure::new(format!("cannot write {}", path.display()))
 }
 
 /// Reads a backup on its way: whether it is whole, and what it says that it has not.
@@ -235,7 +293,6 @@ mod tests {
             (at("absent/"), "there is no folder"),
             (at("absent"), "ends in .tar.zst"),
             ("no-such-app".to_owned(), "ends in .tar.zst"),
-            ("-".to_owned(), "ends in .tar.zst"),
         ] {
             let error = result(&target).unwrap_err().to_string();
             assert!(error.contains(expected), "{target}: {error}");
