@@ -691,6 +691,10 @@ pub struct RestoredApp {
     pub secrets: u64,
     /// Those that this node cannot read. Functions that are granted one go without it.
     pub unreadable_secrets: Vec<UnreadableSecret>,
+    /// Stores of other apps that its functions are granted and do not get here, a sentence each that names both sides.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub missing_shares: Vec<String>,
     /// What its volumes had and the backup has not.
     #[serde(default)]
     #[schema(required = false)]

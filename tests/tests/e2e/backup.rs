@@ -498,6 +498,37 @@ fn a_disk_that_becomes_full_ends_a_backup_and_a_restore_and_nothing_else() {
     fs::remove_file(&ballast).unwrap();
 }
 
+#[test]
+fn what_a_restored_app_lacks_of_another_is_told_with_both_sides() {
+    let one = &Node::start();
+    let owner = App::new("b-owner").function("web", "data-p2", "").end("[kv.items]\nshare = [\"a-user\"]");
+    one.serve(&owner);
+    let user = App::new("a-user").function("web", "data-p2", "kv = [\"b-owner/items:ro\"]");
+    one.serve(&user);
+    let (temp, file) = back_up(one, "a-user");
+    let both = temp.path().join("both.tar.zst");
+    one.cli().ok(["backup", path(&both)]);
+    let two = Node::start();
+    let ran = two.cli().run(["restore", path(&file)]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&[
+        "warning: a-user: function `web` is granted the kv store `b-owner/items`",
+        "share = [\"a-user\"]",
+        "of `b-owner`",
+    ]);
+    until("the log of the app tells it", || {
+        two.logs("a-user").iter().any(|line| line["message"].as_str().unwrap().contains("b-owner/items"))
+    });
+    // The owner comes after the user, and neither lacks anything.
+    let restored = two.cli().json(["restore", path(&both), "--replace", "--json"]);
+    let lacks: Vec<_> = restored["apps"].as_array().unwrap().iter().map(|app| &app["missing_shares"]).collect();
+    assert_eq!(lacks, [&json!([]), &json!([])]);
+    // Under another name it is not the one that the owner shares with.
+    let restored = two.cli().json(["restore", path(&file), "--as", "a-copy", "--json"]);
+    let lacks = restored["apps"][0]["missing_shares"][0].as_str().unwrap();
+    assert!(lacks.contains("b-owner/items") && lacks.contains("a-copy"), "{lacks}");
+}
+
 /// Runs a command with its stdin and stdout from and to files: what passes is no text.
 fn piped(node: &Node, arguments: &[&str], from: Option<&Path>, to: &Path) -> (i32, String) {
     let cli = node.cli();

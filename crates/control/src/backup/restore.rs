@@ -30,7 +30,7 @@ use super::unpack::{Sizes, Source, Stores, Unpacked, unpack};
 use crate::{
     Control, ControlError,
     api_types::{LeftOut, Restored, RestoredApp, RestoredStore, UnreadableSecret},
-    deploy::wasm_of,
+    deploy::{missing_shares, wasm_of},
     environment::{lacks, open, place},
     publish::{self, blocking, read_blob},
     registry::{
@@ -222,12 +222,33 @@ impl Control {
             }
         }
         self.nudged.notify_one();
+        for app in &mut restored.apps {
+            app.missing_shares = self.missing_shares(tenant, &app.app).await;
+        }
         let closed = blocking(move || Ok(dir.close().map_err(|error| StoreError::io(Path::new("tmp"), error))?)).await;
         if let Err(error) = closed {
             // The apps are there. The next start empties the folder.
             tracing::warn!(%error, "what a restore had in `tmp/` could not be removed");
         }
         Ok(restored)
+    }
+
+    /// What a restored app is granted of other apps and does not get, noted in its log, too.
+    async fn missing_shares(&self, tenant: &Tenant, app: &AppName) -> Vec<String> {
+        match self.registry.live(tenant, app).await {
+            Ok(rows) => {
+                let missing: Vec<String> = rows.iter().flat_map(missing_shares).collect();
+                for what in &missing {
+                    self.note(tenant, app, Level::Warn, self.config.clock.now_ms(), what.clone());
+                }
+                missing
+            }
+            // The app is there, and is told without.
+            Err(error) => {
+                tracing::warn!(%app, %error, "what a restored app lacks of other apps is not known");
+                Vec::new()
+            }
+        }
     }
 
     /// Checks the rows of an app and what its versions consist of, and puts that among the node's blobs.
@@ -457,6 +478,8 @@ impl Control {
             secrets: ready.secret_count,
             unreadable_secrets: ready.unreadable,
             left_out: ready.left_out,
+            // Known when all apps of the backup are there.
+            missing_shares: Vec::new(),
         })
     }
 

@@ -97,6 +97,9 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     output::line(format_args!("{DIM}from a backup of {made}, minnow {}{DIM:#}", restored.minnow))?;
     for app in restored.apps {
         report::left_out(&app.app, &app.left_out);
+        for missing in &app.missing_shares {
+            report::warn(format_args!("{}: {}", app.app, output::printable(missing)));
+        }
         for secret in app.unreadable_secrets {
             report::warn(format_args!("the secret {} of {} cannot be read: {}", secret.name, app.app, secret.detail));
         }
