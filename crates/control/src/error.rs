@@ -45,7 +45,7 @@ pub enum ControlError {
     #[error(transparent)]
     Kv(KvError),
     #[error(transparent)]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
     #[error(transparent)]
     Bucket(BucketError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
@@ -139,8 +139,11 @@ impl ControlError {
                 problem.detail("secrets are missing").errors(errors.clone())
             }
             Self::Function(problem) => Problem::clone(problem),
-            // Which of its bounds a bucket has reached is for the operator to know, and names no file.
-            Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
+            // That a store has reached its bound is for its app to know, and names no file.
+            Self::Bucket(BucketError::Full { .. })
+            | Self::Kv(KvError::Full)
+            | Self::Sql(SqlError::Full)
+            | Self::Migration { error: SqlError::Full, .. } => problem.detail(self.to_string()),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
@@ -162,6 +165,17 @@ impl From<KvError> for ControlError {
         match error {
             KvError::Store(error) => Self::Store(error),
             error => Self::Kv(error),
+        }
+    }
+}
+
+impl From<SqlError> for ControlError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            // As those of the other kinds of stores.
+            SqlError::TooManyOpen { max } => Self::Store(StoreError::TooManyOpen { max }),
+            SqlError::BeingDeleted => Self::Store(StoreError::BeingDeleted),
+            error => Self::Sql(error),
         }
     }
 }

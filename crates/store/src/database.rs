@@ -20,7 +20,11 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
 };
 
-use crate::{StoreError, snapshot::Snapshot};
+use crate::{
+    StoreError,
+    full::{disk_is_full, tell_full_disk},
+    snapshot::Snapshot,
+};
 
 /// Writes that may wait for the writer thread. Callers beyond it wait to enqueue, which is the back-pressure.
 const WAITING_WRITES: usize = 256;
@@ -391,8 +395,14 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
         let committed =
             bound_log(&connection, path, tuning).and_then(|()| commit(&mut connection, &mut group, &mut ran));
         let committed = committed.map_err(|error| at(path, error));
-        if let Err(error) = &committed {
-            tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
+        match &committed {
+            Ok(()) => {}
+            Err(StoreError::Full) if disk_is_full(path) => tell_full_disk(),
+            // It has reached its size, which those who write are told.
+            Err(StoreError::Full) => {}
+            Err(error) => {
+                tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
+            }
         }
         let mut error = committed.err();
         let mut copy = || {

@@ -327,8 +327,18 @@ fn blobs_pass_through_the_command_line_as_they_are() {
     let folder = cli.json(["blob", "list", "clis/uploads", "a/", "--delimiter", "/", "--json"]);
     assert_eq!((keys(&folder).len(), &folder["prefixes"]), (2, &json!(["a/b/"])));
     let some = cli.run(["blob", "list", "clis/uploads", "--limit", "2"]);
-    some.says(&["there are more blobs", "--limit 20"]);
+    some.says(&["there are more blobs", "--after='a/b/2'", "--limit 20"]);
     assert!(some.stdout.contains("a/b/2") && !some.stdout.contains("a/large"), "{some:?}");
+    // Page by page, as a script would.
+    let mut pages = vec![cli.json(["blob", "list", "clis/uploads", "--limit", "2", "--json"])];
+    while let Some(after) = pages.last().unwrap()["cursor"].as_str().map(str::to_owned) {
+        assert!(pages.len() < 3, "it goes on and on");
+        pages.push(cli.json(["blob", "list", "clis/uploads", "--limit", "2", "--after", &after, "--json"]));
+    }
+    assert_eq!(pages.len(), 3);
+    assert_eq!(pages.iter().flat_map(keys).collect::<Vec<_>>(), keys(&all));
+    let rest = cli.run(["blob", "list", "clis/uploads", "--after=a/stdin.png", "--json"]);
+    assert!(rest.stdout.contains("\"b\"") && !rest.stdout.contains("a/") && rest.stderr.is_empty(), "{rest:?}");
     let shown = cli.ok(["blob", "list", "clis/uploads", "a/l"]);
     assert!(shown.contains("a/large") && shown.contains("30.0 MiB") && shown.contains("application/json"), "{shown}");
 

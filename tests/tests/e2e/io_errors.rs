@@ -148,7 +148,7 @@ fn a_database_on_a_disk_that_fails_loses_nothing_that_was_acknowledged() {
 fn a_bucket_on_a_disk_that_fails_loses_nothing_that_was_acknowledged() {
     let (index, folder) = ("blob/default/disk/uploads.db-wal", "blob/default/disk/uploads.objects/new");
     // Every second one lies in a file of its own.
-    let content = |number: u64| value(number).repeat(if number % 2 == 0 { 1 } else { 20 });
+    let content = |number: u64| value(number).repeat(if number.is_multiple_of(2) { 1 } else { 20 });
     survives(
         &[
             ("fsync,fdatasync:error=EIO:when=5..6", index),

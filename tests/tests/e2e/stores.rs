@@ -43,6 +43,9 @@ fn keys_are_set_read_listed_and_deleted() {
     let shown = cli.ok(["kv", "list", "keys/sessions", "user:"]);
     assert!(shown.contains("user:1") && !shown.contains("temporary"), "{shown}");
     assert_eq!(shown.lines().count(), 3, "{shown}");
+    cli.run(["kv", "list", "keys/sessions", "--limit", "2"]).says(&["there are more keys", "--after='user:1'"]);
+    let rest = cli.run(["kv", "list", "keys/sessions", "--after", "user:1"]);
+    assert!(rest.stdout.contains("user:2") && !rest.stdout.contains("user:1"), "{rest:?}");
 
     cli.ok(["kv", "delete", "keys/sessions", "user:1", "user:2"]);
     cli.fails(["kv", "get", "keys/sessions", "user:1"]).says(&["404 not_found", "no key `user:1`"]);

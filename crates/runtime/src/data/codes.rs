@@ -18,7 +18,7 @@ pub fn of_store(error: &StoreError) -> Code {
 pub fn of_kv(error: &KvError) -> Code {
     match error {
         KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
-        KvError::Full => Code::StorageFull,
+        KvError::Full | KvError::DiskFull => Code::StorageFull,
         KvError::Corrupt { .. } => Code::StoreDamaged,
         KvError::Store(error) => of_store(error),
         error if error.is_refusal() => Code::Invalid,
@@ -46,8 +46,8 @@ pub fn of_sql(error: &SqlError) -> Code {
         | SqlError::ReadOnly
         | SqlError::Migration { .. } => Code::Invalid,
         SqlError::TooLarge(_) => Code::TooLarge,
-        SqlError::Full => Code::StorageFull,
-        SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
+        SqlError::Full | SqlError::DiskFull => Code::StorageFull,
+        SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Ended(_) => Code::Conflict,
         SqlError::Stopped => Code::ShuttingDown,
         SqlError::Corrupt { .. } => Code::StoreDamaged,
         SqlError::Store(_) => Code::Internal,

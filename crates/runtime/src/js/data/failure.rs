@@ -109,7 +109,7 @@ impl From<KvError> for Failure {
             | KvError::BatchTooLong(_)
             | KvError::BatchTooLarge => Code::TooLarge,
             KvError::NotAnInteger { .. } | KvError::Overflow { .. } => Code::Conflict,
-            KvError::Full => Code::Full,
+            KvError::Full | KvError::DiskFull => Code::Full,
             KvError::Corrupt { .. } => Code::Corrupt,
             KvError::Store(error) => code_of(error),
         };
@@ -124,8 +124,8 @@ impl From<SqlError> for Failure {
             SqlError::Constraint(_) => Code::Constraint,
             SqlError::Timeout => Code::Timeout,
             SqlError::TooLarge(_) => Code::TooLarge,
-            SqlError::Full => Code::Full,
-            SqlError::Busy | SqlError::Stopped => Code::Busy,
+            SqlError::Full | SqlError::DiskFull => Code::Full,
+            SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Stopped => Code::Busy,
             SqlError::ReadOnly => Code::ReadOnly,
             SqlError::Ended(_) => Code::Ended,
             SqlError::Corrupt { .. } => Code::Corrupt,

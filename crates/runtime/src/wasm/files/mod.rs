@@ -21,10 +21,10 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
-use minnow_model::RequestId;
+use minnow_model::{AppName, RequestId, Tenant};
 use minnow_store::{
     Volume, Volumes,
     volume::{Bounds, MAX_ENTRIES, TEMPORARY},
@@ -60,9 +60,10 @@ const MAX_LISTING_BYTES: u64 = 64 << 20;
 /// What an entry of a list takes beside its name.
 const LISTED_BYTES: u64 = 64;
 
-/// Folders that core modules list at once on this node. In preview 1 each piece of a list reads the whole folder. Each function has one
-/// turn beside these, so that one that lists without end leaves three to others.
+/// Folders that core modules list at once on this node. In preview 1 each piece of a list reads the whole folder.
 const LISTING_AT_ONCE: usize = 4;
+/// Of these, those of one app, with all its functions and versions: one that lists without end leaves three to others.
+const LISTING_OF_APP: usize = 1;
 
 /// Where a sandbox finds its own folder.
 const TMP: &str = "/tmp";
@@ -80,6 +81,8 @@ pub(crate) struct Roots {
     /// For functions without volumes that have services.
     plain_with_services: OnceLock<Preopened>,
     listing: Arc<Semaphore>,
+    /// The turns of apps whose functions have asked for files.
+    turns: Mutex<HashMap<(Tenant, AppName), Weak<Semaphore>>>,
 }
 
 /// The folders of a sandbox as preview 1 is told of them, each with a placeholder.
@@ -107,7 +110,24 @@ impl Roots {
             plain: OnceLock::new(),
             plain_with_services: OnceLock::new(),
             listing: Arc::new(Semaphore::new(LISTING_AT_ONCE)),
+            turns: Mutex::default(),
         })
+    }
+
+    /// Whose turn it is among the functions of an app. Kept by each of them.
+    pub(crate) fn turn_of(&self, tenant: &Tenant, app: &AppName) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant.clone(), app.clone());
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // Before it grows, and not each time: a node holds thousands of apps.
+        if turns.len() == turns.capacity() {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::new(Semaphore::new(LISTING_OF_APP));
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
     }
 
     fn placeholder(&self) -> io::Result<Dir> {
@@ -260,7 +280,7 @@ struct Services {
 
 /// Whose turn it is to list a folder in preview 1.
 struct Turns {
-    of_function: Arc<Semaphore>,
+    of_app: Arc<Semaphore>,
     of_node: Arc<Semaphore>,
 }
 
@@ -305,7 +325,7 @@ impl Files {
             let (path, volume) = (local::FOLDER.into(), volumes.temporary());
             mounts.push(Mount { path, volume, most: TEMPORARY, read_only: true, dir: Some(roots.services_dir()?) });
         }
-        let turns = Turns { of_function: Arc::clone(function.listing()), of_node: Arc::clone(&roots.listing) };
+        let turns = Turns { of_app: Arc::clone(function.listing()), of_node: Arc::clone(&roots.listing) };
         let files = Self::of_mounts(mounts, volumes.clone(), Arc::clone(&function.runtime().memory), turns);
         Ok(Self { services, ..files })
     }

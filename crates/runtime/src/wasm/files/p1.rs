@@ -496,9 +496,9 @@ impl WasiSnapshotPreview1 for P1 {
         self.within(mem, fd).await?;
         let files = self.files()?;
         let folder = files.open.get(&u32::from(fd)).and_then(|open| open.folder.clone()).ok_or(Errno::Notdir)?;
-        let (of_function, of_node) = (Arc::clone(&files.turns.of_function), Arc::clone(&files.turns.of_node));
-        // That of the function first: who waits for it takes none of the node's. Nobody closes them.
-        let _turn = of_function.acquire().await.map_err(|_| Errno::Io)?;
+        let (of_app, of_node) = (Arc::clone(&files.turns.of_app), Arc::clone(&files.turns.of_node));
+        // That of the app first: who waits for it takes none of the node's. Nobody closes them.
+        let _turn = of_app.acquire().await.map_err(|_| Errno::Io)?;
         let _turn_of_node = of_node.acquire().await.map_err(|_| Errno::Io)?;
         let _listing = self.files()?.list(folder).await.map_err(io)?.map_err(|TooMany| Errno::Nomem)?;
         self.wasi.fd_readdir(mem, fd, buffer, length, cookie).await

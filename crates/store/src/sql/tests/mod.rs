@@ -24,6 +24,14 @@ pub(super) fn quick() -> SqlLimits {
     SqlLimits { statement: Duration::from_millis(400), transaction: Duration::from_millis(800), ..SqlLimits::default() }
 }
 
+/// So long that what waits for it does not end while a test runs.
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
+
+/// What ends without waiting for [`NEVER`]; what does not fails, and does not hang.
+pub(super) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it waits for what does not end")
+}
+
 /// Some stores in a folder that goes with them.
 pub(super) struct Stores {
     pub(super) sql: Sql,
