@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use minnow_store::volume::{Change, Usage};
+use minnow_store::volume::{At, Change, Held, Usage};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView},
@@ -18,10 +18,7 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{
-    Files, Held, Mount, TooMany,
-    writer::{At, Writer},
-};
+use super::{Files, Mount, TooMany, writer::Writer};
 use crate::{
     Function,
     wasm::state::{GuestState, Owner},
