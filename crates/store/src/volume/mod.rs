@@ -8,6 +8,7 @@
 mod claims;
 mod growing;
 mod growth;
+pub mod paths;
 pub mod tree;
 
 #[cfg(test)]
