@@ -22,6 +22,7 @@ mod durability;
 mod egress;
 mod failures;
 mod files;
+mod files_js;
 mod gateway;
 mod guests;
 mod hostile;

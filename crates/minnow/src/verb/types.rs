@@ -115,6 +115,7 @@ fn variables(function: &Function) -> Vec<(String, &'static str)> {
         (StoreKind::Kv, "KvNamespace", "ReadonlyKvNamespace"),
         (StoreKind::Sql, "Database", "ReadonlyDatabase"),
         (StoreKind::Blob, "Bucket", "ReadonlyBucket"),
+        (StoreKind::Files, "Volume", "ReadonlyVolume"),
     ] {
         let typed = |grant: &StoreGrant| (grant.variable(), if grant.read_only { readonly } else { whole });
         all.extend(grants.stores(kind).map(typed));
@@ -158,6 +159,8 @@ name = "shop"
 [sql.main]
 [blob.uploads]
 [blob.old]
+[files.data]
+[files.media]
 [lock]
 [functions.web-api]
 js = "api.ts"
@@ -165,6 +168,7 @@ env = { GREETING = "hi", "odd.name" = "x" }
 kv = ["order-log:ro", "shop-two/items"]
 sql = ["main", "shop-two/main:ro"]
 blob = ["uploads", "old:ro"]
+files = { data = "/data", "media:ro" = "/media" }
 locks = true
 secrets = ["STRIPE_KEY"]
 [functions.other]
@@ -178,9 +182,11 @@ wasm = "other.wasm"
         let expected = "
 /** `env` of the function `web-api`. */
 export interface WebApiEnv {
+  DATA: Volume;
   GREETING: string;
   LOCKS: Locks;
   MAIN: Database;
+  MEDIA: ReadonlyVolume;
   OLD: ReadonlyBucket;
   ORDER_LOG: ReadonlyKvNamespace;
   SHOP_TWO_ITEMS: KvNamespace;

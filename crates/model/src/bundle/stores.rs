@@ -63,6 +63,7 @@ impl BundleConfig {
             return;
         }
         let mut variables = Vec::new();
+        let is_js = matches!(function.code, BundledCode::Js { .. });
         for kind in StoreKind::ALL {
             let mut known = BTreeSet::new();
             for grant in grants.stores(kind) {
@@ -73,13 +74,10 @@ impl BundleConfig {
                     refuse(format!("`{kind}`: the app has no {kind} store `{}`", grant.store));
                 } else if !known.insert(grant.name()) {
                     refuse(format!("`{kind}`: the store `{}` stands twice", grant.name()));
-                } else if kind != StoreKind::Files {
+                } else if kind != StoreKind::Files || is_js {
                     variables.push((grant.variable(), grant.called(kind)));
                 }
             }
-        }
-        if matches!(function.code, BundledCode::Js { .. }) && !grants.files.is_empty() {
-            refuse("`files`: only WebAssembly has volumes".into());
         }
         for (at, mount) in grants.files.iter().enumerate() {
             let mut before = grants.files.iter().take(at);
@@ -335,8 +333,9 @@ mod tests {
                 |c| {
                     let (module, source_map) = (Digest::of(b"module"), Digest::of(b"map"));
                     c.functions.values_mut().next().unwrap().code = BundledCode::Js { module, source_map };
+                    grants(c).secrets = names(&["DATA"]);
                 },
-                "function `api`: `files`: only WebAssembly has volumes",
+                "function `api`: has two things called `DATA`: the files store `data` and the secret `DATA`",
             ),
             (
                 |c| c.blob.values_mut().next().unwrap().size_bytes = 1000,

@@ -236,7 +236,9 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             key: "files",
             kind: "table",
             default: Some("none"),
-            meaning: "The volumes that the function, one of WebAssembly, finds in its file system: their names, written as in                       `kv`, and for each an absolute path of its own, up to 255 bytes, not in `/tmp` or `/run/minnow`. A name with `/` or `:`                       is quoted.",
+            meaning: "The volumes that the function reaches: their names, written as in `kv`, and for each an absolute path of \
+                      its own, up to 255 bytes, not in `/tmp`. WebAssembly finds the volume there in its file system; in \
+                      JavaScript it is found in `env`, and takes paths below that one. A name with `/` or `:` is quoted.",
             example: r#"files = { data = "/data" }"#,
         },
         KeyDoc {

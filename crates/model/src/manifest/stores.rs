@@ -218,12 +218,18 @@ impl Reader {
     }
 
     /// What a function is granted: `kv`, `sql`, `blob`, `files`, `locks` and `secrets`. `function` is its name and the place of that.
-    pub(super) fn grants(&mut self, function: (&str, Span), fields: Fields<'_, '_>, stores: &Stores<'_>) -> Grants {
+    pub(super) fn grants(
+        &mut self,
+        function: (&str, Span),
+        is_js: bool,
+        fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
+    ) -> Grants {
         let mut found = Vec::new();
         let kv = self.store_grants(StoreKind::Kv, fields, stores, &mut found);
         let sql = self.store_grants(StoreKind::Sql, fields, stores, &mut found);
         let blob = self.store_grants(StoreKind::Blob, fields, stores, &mut found);
-        let files = self.mounts(fields, stores);
+        let files = self.mounts(fields, stores, &mut found, is_js);
         let locks = fields.get("locks").is_some_and(|field| {
             let locks = self.boolean(field).unwrap_or_default();
             if locks && !stores.locks {
@@ -307,8 +313,14 @@ impl Reader {
         Some(grant)
     }
 
-    /// The volumes that a function is granted, with their folders.
-    fn mounts(&mut self, fields: Fields<'_, '_>, stores: &Stores<'_>) -> Vec<Mount> {
+    /// The volumes that a function is granted, with their folders. Only JavaScript has variables for them.
+    fn mounts(
+        &mut self,
+        fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
+        found: &mut Vec<PlacedVariable>,
+        is_js: bool,
+    ) -> Vec<Mount> {
         let mut mounts: Vec<Mount> = Vec::new();
         let Some(field) = fields.get(StoreKind::Files.as_str()) else { return mounts };
         let entries = self.entries(field);
@@ -334,6 +346,9 @@ impl Reader {
                 let message = format!("the folders `{}` and `{path}` of volumes overlap", other.path);
                 self.refuse(value.span, message, "give each volume a folder of its own, none in another");
                 continue;
+            }
+            if is_js {
+                found.push((volume.variable(), (volume.called(StoreKind::Files), span)));
             }
             mounts.push(Mount { volume, path });
         }

@@ -258,8 +258,8 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
         ),
         (with_tables("blob = [\"data\"]\n[files.data]"), "it is a files store: write `files = { data = \"/data\" }`"),
         (
-            with_js("a.ts", "files = { data = \"/data\" }\n[files.data]"),
-            "4:9: `files` of a function in JavaScript: only WebAssembly has volumes",
+            with_js("a.ts", "files = { data = \"/data\" }\nenv = { DATA = \"x\" }\n[files.data]"),
+            "4:11: the function `f` has two things called `DATA`: `DATA` of its `env` and the files store `data`; rename one",
         ),
         (
             with_tables("[blob.b]\nsize = \"1KiB\""),

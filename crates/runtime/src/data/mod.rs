@@ -111,7 +111,7 @@ pub(crate) enum Need {
 /// Why a function does not get what it asks for. The function is told so in these words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
-    #[error("the function has no {} store `{name}`; add `{} = [\"{name}\"]` to `[functions.{function}]`", kind.as_str(), kind.as_str())]
+    #[error("the function has no {} store `{name}`; add `{}` to `[functions.{function}]`", kind.as_str(), grant_of(*kind, name))]
     NotGranted { kind: StoreKind, name: String, function: FunctionName },
     #[error("`{owner}` does not share its {} store `{store}` with this app any more; add `share = [\"{app}\"]` to `[{}.{store}]` of `{owner}` and deploy it", kind.as_str(), kind.as_str())]
     Withdrawn { kind: StoreKind, owner: AppName, store: StoreName, app: AppName },
@@ -119,6 +119,14 @@ pub(crate) enum Denied {
     ReadOnly { kind: StoreKind, name: String },
     #[error("the function has no locks; add `locks = true` to `[functions.{0}]` and a table `[lock]`")]
     NoLocks(FunctionName),
+}
+
+/// The line of a manifest that grants a store.
+fn grant_of(kind: StoreKind, name: &str) -> String {
+    match kind {
+        StoreKind::Files => format!("files = {{ \"{name}\" = \"/data\" }}"),
+        _ => format!("{kind} = [\"{name}\"]"),
+    }
 }
 
 /// Failures of stores that the log tells each second. What goes on longer is no news, and functions may ask a damaged store at any rate.

@@ -7,7 +7,9 @@
 
 mod blobs;
 mod failure;
+mod files;
 mod frame;
+mod held;
 
 use std::{
     collections::HashMap,
@@ -38,7 +40,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
-pub(super) use self::blobs::HeldBlobs;
+pub(super) use self::held::HeldOpen;
 use self::{
     failure::{Code, Failure},
     frame::{MAX_FRAME_BYTES, Question, Reply},
@@ -180,7 +182,8 @@ where
         function,
         calls,
         next_lock: AtomicU64::new(1),
-        blobs: blobs::Begun::default(),
+        begun: held::Begun::default(),
+        file_calls: files::Turns::default(),
         memory_in: Arc::new(Semaphore::new(MEMORY_BYTES)),
         memory_out: Arc::new(Semaphore::new(MEMORY_BYTES)),
         lock_calls: Semaphore::new(MAX_LOCK_CALLS),
@@ -255,7 +258,8 @@ struct Service<C> {
     calls: C,
     /// Of all invocations and connections: a function may keep a lock of one and try it in another.
     next_lock: AtomicU64,
-    blobs: blobs::Begun,
+    begun: held::Begun,
+    file_calls: files::Turns,
     memory_in: Arc<Semaphore>,
     /// Apart from that of the calls, which is held while a call waits for this one.
     memory_out: Arc<Semaphore>,
@@ -385,8 +389,13 @@ where
                 Ok(Answer::Held { held: lock.is_some_and(Held::release) })
             }
             Asks::Blob(asks) => {
-                let answer = blobs::call(function, &asked.store, &self.blobs, run, asks, frame, payload).await?;
+                let answer = blobs::call(function, &asked.store, &self.begun, run, asks, frame, payload).await?;
                 Ok(Answer::Blob(answer))
+            }
+            Asks::File(asks) => {
+                let (turns, begun) = (&self.file_calls, &self.begun);
+                let answer = files::call(function, &asked.store, turns, begun, run, asks, frame, payload).await?;
+                Ok(Answer::File(answer))
             }
         }
     }
@@ -449,6 +458,7 @@ enum Asks {
     LockRenew { lock: u64, lease_ms: u64 },
     LockRelease { lock: u64 },
     Blob(blobs::Asks),
+    File(files::Asks),
 }
 
 impl Asks {
@@ -461,6 +471,7 @@ impl Asks {
                 ROWS_BYTES
             }
             Self::Blob(asks) => asks.most_bytes(),
+            Self::File(asks) => asks.most_bytes(),
             _ => 0,
         }
     }
@@ -520,6 +531,7 @@ enum Answer {
     Lock { lock: Option<u64>, token: Option<String> },
     Held { held: bool },
     Blob(blobs::Answer),
+    File(files::Answer),
     Failed { code: Code, message: String },
 }
 

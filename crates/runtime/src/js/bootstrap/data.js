@@ -695,8 +695,16 @@ class Locks {
 freeze(Locks.prototype);
 
 function storeOf(kind, name) {
-  if (kind === "kv") return new KvNamespace(name);
-  return kind === "sql" ? new Database(name) : new Bucket(name);
+  switch (kind) {
+    case "kv":
+      return new KvNamespace(name);
+    case "sql":
+      return new Database(name);
+    case "blob":
+      return new Bucket(name);
+    case "files":
+      return new Volume(name);
+  }
 }
 
 /** What the function finds in `env`: its variables, and the stores that it was granted. */

@@ -3,7 +3,7 @@
 //!
 //! wasmtime-wasi does the work, and keeps guests within their folders. What stands before it here claims space in the volume before
 //! something grows or is made ([`minnow_store::volume`]). [`p2`] is `wasi:filesystem` 0.2 of components, [`p1`] is preview 1 of core
-//! modules, [`writer`] writes for both.
+//! modules, [`writer`] is the stream that writes.
 //!
 //! Nothing is made before a guest asks: [`Files`] with the first call, a folder and its handle when something in it is used. Until
 //! then a folder stands for it that nobody can use.
@@ -19,7 +19,6 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
@@ -27,7 +26,7 @@ use std::{
 use minnow_model::{AppName, RequestId, Tenant};
 use minnow_store::{
     Volume, Volumes,
-    volume::{Bounds, MAX_ENTRIES, TEMPORARY},
+    volume::{Bounds, Growing, Held, MAX_ENTRIES, TEMPORARY},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi::{
@@ -39,7 +38,6 @@ use wasmtime_wasi::{
 
 pub(super) use p1::{P1, imports_files};
 pub(super) use p2::{FilesView, link};
-use writer::Growing;
 
 use crate::{
     Function,
@@ -228,30 +226,7 @@ struct Open {
 
 impl Open {
     fn file(&self) -> Option<&Arc<File>> {
-        self.held.as_ref()?.file.as_ref()
-    }
-}
-
-/// A file or folder that is open, with its place among those of the node. The handle and each stream have a share, which goes after
-/// all else that keeps the file open.
-struct Held {
-    /// `None` for folders.
-    file: Option<Arc<File>>,
-    volume: Arc<Volume>,
-    place: Option<OwnedSemaphorePermit>,
-}
-
-/// Where the file was deleted before, its space is free now. That takes the disk a while for a large one, so it is done elsewhere.
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(file) = self.file.take_if(|file| is_deleted(file)) else { return };
-        self.volume.closing(&file);
-        let place = self.place.take();
-        let close = move || drop((file, place));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(close)),
-            Err(_) => close(),
-        }
+        self.held.as_ref()?.file()
     }
 }
 
@@ -376,12 +351,8 @@ impl Files {
 
     /// Notes what was opened in a mount; `None` is a folder.
     fn opened(&mut self, number: u32, mount: usize, file: Option<Arc<File>>, place: OwnedSemaphorePermit) {
-        let held = self.mounts.get(mount).map(|mount| {
-            if let Some(file) = &file {
-                mount.volume.opened(file);
-            }
-            Arc::new(Held { file, volume: Arc::clone(&mount.volume), place: Some(place) })
-        });
+        let mount_of = self.mounts.get(mount);
+        let held = mount_of.map(|mount| Arc::new(Held::new(file, Arc::clone(&mount.volume), place)));
         let open = Open { mount, is_untouched: false, folder: None, appends: false, connection: None, held };
         self.open.insert(number, open);
     }
@@ -408,8 +379,8 @@ impl Files {
     fn growing(&self, number: u32) -> Option<Growing> {
         let mount = self.mount_of(number)?;
         let held = self.held(number)?;
-        let file = Arc::clone(held.file.as_ref()?);
-        Some(Growing { file, volume: Arc::clone(&mount.volume), most: mount.most, _held: held })
+        let file = Arc::clone(held.file()?);
+        Some(Growing { file, volume: Arc::clone(&mount.volume), most: mount.most, held })
     }
 
     /// Takes the memory for a list of the folder's names.
@@ -427,9 +398,4 @@ impl Files {
         }
         Ok(Ok(Listing { bytes, budget }))
     }
-}
-
-/// Whether the file has no name any more.
-fn is_deleted(file: &File) -> bool {
-    file.metadata().is_ok_and(|found| found.nlink() == 0)
 }

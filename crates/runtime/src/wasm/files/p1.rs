@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs::File, sync::Arc};
 
-use minnow_store::volume::{Change, Claim, Growth, Usage};
+use minnow_store::volume::{At, Change, Claim, Growing, Growth, Usage};
 use wasmtime::Module;
 use wasmtime_wasi::{
     WasiView as _,
@@ -19,10 +19,7 @@ use wasmtime_wasi::{
 };
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::{
-    Files, Preopened, Roots, TooMany,
-    writer::{At, Growing},
-};
+use super::{Files, Preopened, Roots, TooMany};
 use crate::{data::local::Connection, meter::Run};
 
 /// The file descriptor of the first folder: after those of input, output and errors.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use minnow_store::volume::{Change, Usage};
+use minnow_store::volume::{At, Change, Held, Usage};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView},
@@ -20,10 +20,7 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{
-    Files, Held, Mount, TooMany,
-    writer::{At, Writer},
-};
+use super::{Files, Mount, TooMany, writer::Writer};
 use crate::{
     Function,
     data::local::Connection,
