@@ -38,7 +38,9 @@ pub enum SqlError {
     /// The app is being deleted. Nothing was changed.
     #[error("{}", StoreError::BeingDeleted)]
     BeingDeleted,
-    #[error("this database is granted for reading only; grant it without `:ro`")]
+    #[error(
+        "the statement changes the database, which may only be read here: its grant ends in `:ro`, or the call asks for reading only"
+    )]
     ReadOnly,
     /// The transaction that this statement belongs to is gone.
     #[error("the transaction has ended and was rolled back: {0}")]
