@@ -644,6 +644,9 @@ mod tests {
             r#"{"id":7,"store":"s","call":{"kvGet":{"keys":["\ud83d"]}}}"#,
             r#"{"id":7,"store":"s","call":{"kvGet":{"keys":[1]}}}"#,
             r#"{"id":7,"store":"s","call":{"unknown":{}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"chmod":{"path":"a"}}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"write":{"path":"a","how":"r+","sync":true,"more":false}}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"resize":{"path":"a","bytes":-1}}}}"#,
         ];
         for head in heads {
             assert!(serde_json::from_str::<Asked>(head).is_err(), "{head}");
