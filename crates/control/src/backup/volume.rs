@@ -347,7 +347,7 @@ mod tests {
         drop(pieces);
         let sizes = Sizes { kv: 0, sql: 0, index: 0, object: 0, content: 0 };
         let unpacked = unpack(Source::new(source), &into, None, sizes).unwrap();
-        assert_eq!(unpacked.head.apps, [app.clone()]);
+        assert_eq!(unpacked.head.apps, std::slice::from_ref(&app));
         // But for what is deeper than a backup goes.
         let mut expected = told(&root);
         let depth = |line: &String| line.matches("d/").count();
