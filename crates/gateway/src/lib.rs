@@ -20,6 +20,7 @@ mod blob;
 mod body;
 pub mod config;
 mod connection;
+mod cors;
 mod files;
 mod headers;
 mod host;

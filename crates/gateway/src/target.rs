@@ -211,6 +211,7 @@ mod tests {
                 files: files(&names),
                 sticky: None,
                 buckets: Arc::default(),
+                cors: BTreeMap::new(),
             };
             let found = match find(&version, &method, path) {
                 Target::File(_) => "file".into(),

@@ -8,7 +8,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, StoreName, Tenant,
+    AppName, Origin, StoreName, Tenant,
     bundle::is_false,
     name::{NameError, remedy_for_name},
 };
@@ -409,6 +409,9 @@ pub struct BlobStore {
     /// The apps whose functions may be granted it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub share: Vec<AppName>,
+    /// The origins whose pages may use its signed URLs, beside those of the app itself.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub cors: Vec<Origin>,
     /// The most that its blobs take together.
     pub size_bytes: u64,
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use minnow_model::{AppName, BundledFile, FunctionName, Version, manifest::Sticky, route::Router};
+use minnow_model::{AppName, BundledFile, FunctionName, Origin, StoreName, Version, manifest::Sticky, route::Router};
 
 use crate::{Function, data::Granted};
 
@@ -33,6 +33,8 @@ pub struct LiveVersion {
     /// The app's own buckets, which signed URLs reach without a function. Whoever serves one keeps this until it is done, so that
     /// nobody takes the data of a deleted app away meanwhile.
     pub buckets: Arc<Granted>,
+    /// The origins whose pages may use signed URLs of these buckets, where there are any.
+    pub cors: BTreeMap<StoreName, Vec<Origin>>,
 }
 
 impl LiveVersion {

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     AppName, BundledCode, BundledFunction, FunctionName, StoreKind,
     grant::{LOCKS_VARIABLE, STORE_BYTES, clashes},
-    manifest::{MAX_GRANTS, MAX_SHARES, MAX_STORES},
+    manifest::{MAX_GRANTS, MAX_ORIGINS, MAX_SHARES, MAX_STORES},
 };
 
 impl BundleConfig {
@@ -30,6 +30,10 @@ impl BundleConfig {
                     ));
                 }
             }
+        }
+        for (name, store) in self.blob.iter().take(MAX_STORES).filter(|(_, store)| store.cors.len() > MAX_ORIGINS) {
+            let count = store.cors.len();
+            messages.push(format!("the blob store `{name}`: `cors` has {count} origins, the most is {MAX_ORIGINS}"));
         }
         for (name, store) in self.sql.iter().take(MAX_STORES) {
             if let Some(mistake) = migrations_mistake(&store.migrations) {
@@ -239,7 +243,7 @@ mod tests {
             sticky: None,
             kv: [("sessions".parse().unwrap(), KvStore { share: share.clone() })].into(),
             sql: [("main".parse().unwrap(), BundledSql { share: share.clone(), migrations })].into(),
-            blob: [("uploads".parse().unwrap(), BlobStore { share, size_bytes: 10 << 30 })].into(),
+            blob: [("uploads".parse().unwrap(), BlobStore { share, cors: Vec::new(), size_bytes: 10 << 30 })].into(),
             volumes: [("data".parse().unwrap(), FilesStore { share: Vec::new(), size_bytes: 1 << 30 })].into(),
             locks: true,
         }
@@ -285,7 +289,11 @@ mod tests {
         fn sql(config: &mut BundleConfig) -> &mut BundledSql {
             config.sql.values_mut().next().unwrap()
         }
-        let cases: [(Change, &str); 23] = [
+        let cases: [(Change, &str); 24] = [
+            (
+                |c| c.blob.values_mut().next().unwrap().cors = vec!["*".parse().unwrap(); MAX_ORIGINS + 1],
+                "the blob store `uploads`: `cors` has 101 origins, the most is 100",
+            ),
             (|c| c.kv.clear(), "function `api`: `kv`: the app has no kv store `sessions`"),
             (|c| c.sql.clear(), "function `api`: `sql`: the app has no sql store `main`"),
             (|c| c.locks = false, "function `api`: `locks` is true, and the app has no locks"),

@@ -379,7 +379,18 @@ const fn size(default: &'static str, example: &'static str) -> KeyDoc {
 pub(super) static BLOB: TableDoc = TableDoc {
     header: "[blob.NAME]",
     meaning: "One bucket of blobs. The table may be empty.",
-    keys: &[size(r#""10GiB""#, r#"size = "10GiB""#), SHARE],
+    keys: &[
+        size(r#""10GiB""#, r#"size = "10GiB""#),
+        KeyDoc {
+            key: "cors",
+            kind: "list of strings",
+            default: Some("none"),
+            meaning: "The origins whose pages may use the bucket's signed URLs in a browser, as `https://app.example`; `*` is \
+                      every origin. Pages of the app itself always may. At most 100.",
+            example: r#"cors = ["https://app.example"]"#,
+        },
+        SHARE,
+    ],
 };
 
 pub(super) static FILES: TableDoc = TableDoc {
@@ -438,6 +449,7 @@ migrations = "migrations"
 
 [blob.uploads]
 size = "10GiB"
+cors = ["https://app.example"]
 
 [files.data]
 size = "1GiB"

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use toml_span::{Span, Value};
 
 use super::{
-    MAX_GRANTS, MAX_SHARES, MAX_STORES, keys,
+    MAX_GRANTS, MAX_ORIGINS, MAX_SHARES, MAX_STORES, keys,
     parse::is_whole_app,
     places::Places,
     read::{Field, Fields, Reader},
 };
 use crate::{
-    AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, SqlStore, StoreGrant, StoreKind, StoreName,
-    VariableName,
+    AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, Origin, SqlStore, StoreGrant, StoreKind,
+    StoreName, VariableName,
     grant::{
         DEFAULT_BLOB_BYTES, DEFAULT_FILES_BYTES, GrantError, LOCKS_VARIABLE, STORE_BYTES, clashes, remedy_for_variable,
     },
@@ -113,6 +113,7 @@ impl Reader {
                 let get = |kinds: &[StoreKind], key| fields.filter(|_| kinds.contains(&kind))?.get(key);
                 let size = get(&[StoreKind::Blob, StoreKind::Files], "size");
                 let size_bytes = size.and_then(|field| self.size(field, *STORE_BYTES.start(), *STORE_BYTES.end()));
+                let cors = get(&[StoreKind::Blob], "cors").map(|field| self.origins(field)).unwrap_or_default();
                 let field = get(&[StoreKind::Sql], "migrations");
                 let migrations = field.and_then(|field| self.migrations(field));
                 let Some(name) = name else { continue };
@@ -124,7 +125,7 @@ impl Reader {
                     StoreKind::Sql => drop(stores.sql.insert(name, SqlStore { share, migrations })),
                     StoreKind::Blob => {
                         let size_bytes = size_bytes.unwrap_or(DEFAULT_BLOB_BYTES);
-                        stores.blob.insert(name, BlobStore { share, size_bytes });
+                        stores.blob.insert(name, BlobStore { share, cors, size_bytes });
                     }
                     StoreKind::Files => {
                         let size_bytes = size_bytes.unwrap_or(DEFAULT_FILES_BYTES);
@@ -204,6 +205,25 @@ impl Reader {
             }
         }
         apps
+    }
+
+    /// The origins whose pages are let in.
+    fn origins(&mut self, field: Field<'_, '_>) -> Vec<Origin> {
+        let mut origins = Vec::new();
+        for (text, span) in self.strings(field, MAX_ORIGINS) {
+            match text.parse::<Origin>() {
+                Ok(origin) if origins.contains(&origin) => {
+                    self.refuse(span, format!("`{origin}` stands twice in `cors`"), "remove one");
+                }
+                Ok(origin) => origins.push(origin),
+                Err(error) => {
+                    let remedy =
+                        "write it as browsers do, for example `https://app.example` or `http://localhost:5173`";
+                    self.refuse(span, format!("not an origin: {error}"), remedy);
+                }
+            }
+        }
+        origins
     }
 
     fn migrations(&mut self, field: Field<'_, '_>) -> Option<String> {

@@ -266,6 +266,12 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
             "5:9: `size` is 1KiB, out of range; choose a value from 1.0 MiB to 1.0 TiB",
         ),
         (with_tables("[kv.a]\nsize = \"1GiB\""), "unknown key `size`"),
+        (with_tables("[kv.a]\ncors = [\"*\"]"), "unknown key `cors`"),
+        (
+            with_tables("[blob.b]\ncors = [\"https://app.example/\"]"),
+            "5:10: not an origin: an origin has a scheme, a host and perhaps a port, and nothing after it",
+        ),
+        (with_tables("[blob.b]\ncors = [\"*\", \"*\"]"), "5:15: `*` stands twice in `cors`; remove one"),
         (
             with_grants("kv = [\"sessions\", \"sessions:ro\"]"),
             "4:20: the store `sessions` stands twice in `kv`; keep one: with `:ro` for reading",
