@@ -138,11 +138,18 @@ impl Connection {
         poll_fn(|cx| self.lock().poll_room(cx)).await;
     }
 
-    /// Gives hyper what the guest has written. There has to be room for it.
-    pub(crate) fn write(&self, bytes: Bytes) {
+    /// Gives hyper what the guest has written, or as much of the beginning as there is room for. Answers how much, in bytes.
+    ///
+    /// It is copied: a view of a guest's list of 80 MiB would keep all of it.
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let mut open = self.lock();
-        open.written = bytes;
+        if open.poll_room(&mut glance()).is_pending() {
+            return 0;
+        }
+        let fits = bytes.get(..PIPE_BYTES).unwrap_or(bytes);
+        open.written = Bytes::copy_from_slice(fits);
         let _ = open.poll_room(&mut glance());
+        fits.len()
     }
 }
 

@@ -266,8 +266,7 @@ async fn write_service(mem: &GuestMemory<'_>, pieces: CiovecArray, connection: &
         connection.writable().await;
         let count = piece.buf_len.min(Size::try_from(connection.room()).map_err(|_| Errno::Inval)?);
         let bytes = mem.to_vec(piece.buf.as_array(count))?;
-        connection.write(bytes.into());
-        return Ok(count);
+        return Ok(Size::try_from(connection.write(&bytes)).map_err(|_| Errno::Inval)?);
     }
     Ok(0)
 }
