@@ -493,6 +493,77 @@ fn who_closes_early_leaves_nothing() {
 }
 
 #[test]
+fn a_request_whose_answer_nobody_reads_holds_up_nobody() {
+    let node = Node::start();
+    let shared = "share = [\"idler-cgi-c\", \"idler-cgi-component\"]\n";
+    let stores = format!("[kv.items]\n{shared}[sql.main]\n{shared}[blob.files]\n{shared}");
+    node.serve(&App::of_guest("own", "cgi-c", "kv = [\"items\"]\nsql = [\"main\"]\nblob = [\"files\"]").end(&stores));
+    raw(&node, "own", request("PUT", "/blob/files/keys/a", "", "one")).done();
+    let slow =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT count(*) FROM n";
+    let select = |target: &str| request("POST", target, "", json!({ "sql": slow, "read_only": true }).to_string());
+    let lock = |name: &str, wait_ms: u64| {
+        let body = json!({ "lease_ms": 3_600_000, "wait_ms": wait_ms }).to_string();
+        request("POST", &format!("/locks/{name}/acquire"), "", body)
+    };
+    for guest in GUESTS {
+        let idler = format!("idler-{guest}");
+        let granted =
+            "kv = [\"items\", \"own/items:ro\"]\nsql = [\"own/main:ro\"]\nblob = [\"own/files:ro\"]\nlocks = true";
+        node.serve(&App::of_guest(&idler, guest, granted).end("[kv.items]\n[lock]\n"));
+        let begun = |name: &str| step("a", request("PUT", &format!("/kv/items/keys/{name}-{guest}"), "", ""));
+        // It waits for a lock that it has itself.
+        let waits = |name: &str| [step("a", lock(name, 0)), step("a", lock(name, 3_600_000))];
+        let lists = || (0..6).map(|_| step("w", request("GET", "/blob/own%2Ffiles/keys", "", "")));
+        let selects = || (0..7).map(|_| step("w", select("/sql/own%2Fmain/query")));
+        let idle = [
+            lists().chain([begun("lists")]).chain(waits("lists")).collect::<Vec<_>>(),
+            selects().chain([begun("selects")]).chain(waits("selects")).collect(),
+        ];
+        std::thread::scope(|scope| {
+            let idlers = idle.map(|steps| {
+                let all: Vec<u8> = steps.iter().flat_map(|step| step.iter().copied().chain([0])).collect();
+                let get = Request::get(&idler, "/http/steps").method("POST").body(all);
+                scope.spawn(|| {
+                    let get = get;
+                    node.open(&get).rest()
+                })
+            });
+            for name in ["lists", "selects"] {
+                let path = format!("/v1/apps/{idler}/kv/items/value?key={name}-{guest}");
+                minnow_tests::until("the requests have been written", || node.api("GET", &path, "").status == 200);
+            }
+            for _ in 0..2 {
+                assert_eq!(raw(&node, "own", request("GET", "/blob/files/keys", "", "")).status, 200);
+                assert_eq!(raw(&node, "own", select("/sql/main/query")).json()["rows"], json!([[300_000]]));
+                assert_eq!(raw(&node, "own", request("PUT", "/kv/items/keys/a", "", "one")).status, 204);
+            }
+            let still: Vec<bool> = idlers.iter().map(|idler| !idler.is_finished()).collect();
+            assert_eq!(still, [true, true], "nobody had to wait until they ended");
+            node.api("DELETE", &format!("/v1/apps/{idler}"), "");
+        });
+    }
+}
+
+#[test]
+fn a_lock_that_nobody_looks_at_is_over_with_its_lease() {
+    let node = Node::start();
+    let lock = |lease_ms: u64| {
+        let body = json!({ "lease_ms": lease_ms, "wait_ms": 3_600_000 }).to_string();
+        request("POST", "/locks/job/acquire", "", body)
+    };
+    for guest in GUESTS {
+        let app = format!("lease-{guest}");
+        node.serve(&App::of_guest(&app, guest, "locks = true").end("[lock]\n"));
+        // The second and third ask and do not look; the fourth is behind them.
+        let all = [step("a", lock(200)), step("w", lock(200)), step("w", lock(200)), step("a", lock(200))];
+        let came = steps(&node, &app, &all);
+        let tokens = [&came[0], &came[3]].map(|came| Answered::read(came).json()["token"].as_u64().unwrap());
+        assert!(tokens[0] < tokens[1], "{tokens:?}");
+    }
+}
+
+#[test]
 fn what_is_not_read_to_its_end_is_bounded() {
     let node = Node::start();
     for guest in GUESTS {

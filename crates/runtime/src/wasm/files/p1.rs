@@ -60,8 +60,8 @@ impl P1 {
     }
 
     /// Lets the module see the folders of the function that runs.
-    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, run: &Run) -> wasmtime::Result<Self> {
-        let files = Files::new(&run.function, Some(run.id))?;
+    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, run: &Arc<Run>) -> wasmtime::Result<Self> {
+        let files = Files::new(&run.function, Some(run))?;
         Self::with(wasi, files, &run.function.runtime().file_roots)
     }
 

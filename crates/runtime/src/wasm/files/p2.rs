@@ -75,7 +75,7 @@ impl FilesView<'_> {
         match self.files {
             Some(files) => Ok(files),
             None => {
-                let files = Files::new(function_of(self.owner)?, self.owner.request_id())?;
+                let files = Files::new(function_of(self.owner)?, self.owner.run())?;
                 Ok(self.files.insert(Box::new(files)))
             }
         }
