@@ -426,6 +426,28 @@ fn what_is_no_request_gets_a_400() {
 }
 
 #[test]
+fn a_body_says_how_long_it_is() {
+    for guest in GUESTS {
+        let app = format!("local-length-{guest}");
+        let (node, _app) = serve(&app, guest);
+        ask(node, &app, "PUT", "/kv/items/keys/a", "precious").done();
+        for target in ["PUT /kv/items/keys/a", "PUT /blob/files/keys/a", "POST /kv/items/keys/n/increment"] {
+            for body in ["", "{\"by\":100}"] {
+                let bytes = format!("{target} HTTP/1.1\r\nhost: minnow\r\n\r\n{body}").into_bytes();
+                let detail = raw(node, &app, bytes).problem(400, "bad_request");
+                assert!(detail.contains("`content-length`"), "{detail}");
+            }
+        }
+        assert_eq!(ask(node, &app, "GET", "/kv/items/keys/a", "").text(), "precious");
+        ask(node, &app, "GET", "/blob/files/keys/a", "").problem(404, "not_found");
+        ask(node, &app, "GET", "/kv/items/keys/n", "").problem(404, "not_found");
+        // Nothing is a length, too.
+        ask(node, &app, "PUT", "/kv/items/keys/a", "").done();
+        assert_eq!(ask(node, &app, "POST", "/kv/items/keys/n/increment", "").json(), json!({ "value": 1 }));
+    }
+}
+
+#[test]
 fn what_is_too_large_is_refused_before_it_is_there() {
     for guest in GUESTS {
         let app = format!("local-large-{guest}");

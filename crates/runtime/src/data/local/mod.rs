@@ -16,7 +16,10 @@ mod sql;
 use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{display::Base64Display, prelude::BASE64_STANDARD};
-use http::{Method, Request, Response};
+use http::{
+    Method, Request, Response,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 use hyper::body::Incoming;
 use minnow_model::{Code, StoreKind};
 use percent_encoding::percent_decode_str;
@@ -120,6 +123,15 @@ impl LocalHttp {
         if matches!(head.method, Method::GET | Method::HEAD | Method::DELETE) && !http_body::Body::is_end_stream(&body)
         {
             return Err(Refusal::new(Code::BadRequest, format!("a {} has no body here", head.method)));
+        }
+        // By RFC 9112 it has no body then. But who writes requests by hand forgets the line, and an empty value is not what was meant.
+        if matches!(head.method, Method::PUT | Method::POST)
+            && !head.headers.contains_key(CONTENT_LENGTH)
+            && !head.headers.contains_key(TRANSFER_ENCODING)
+        {
+            let detail =
+                format!("a {} says `content-length`, which is 0 without a body; nothing was done", head.method);
+            return Err(Refusal::new(Code::BadRequest, detail));
         }
         let path = head.uri.path().to_owned();
         let no_route = || {
