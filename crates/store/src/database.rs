@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -41,7 +41,7 @@ pub struct Database {
     /// At most [`Tuning::readers`] that nobody uses now; they are opened on first use.
     readers: Mutex<Vec<Connection>>,
     /// One permit for each connection that [`Database::read`] may use at once.
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     path: PathBuf,
     tuning: Tuning,
 }
@@ -108,7 +108,7 @@ impl Database {
             writes: Some(writes),
             writer: Some(writer),
             readers: Mutex::default(),
-            reading: Semaphore::new(tuning.readers),
+            reading: Arc::new(Semaphore::new(tuning.readers)),
             path: path.to_owned(),
             tuning,
         })
@@ -154,10 +154,12 @@ impl Database {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let _permit = self.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
+        let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| StoreError::Stopped)?;
         let connection = self.reader()?;
         let ran = tokio::task::spawn_blocking(move || {
             let result = work(&connection);
+            // Not with the caller, who may look at the result much later.
+            drop(permit);
             (connection, result)
         });
         match ran.await {

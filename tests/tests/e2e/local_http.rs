@@ -426,6 +426,28 @@ fn what_is_no_request_gets_a_400() {
 }
 
 #[test]
+fn a_body_says_how_long_it_is() {
+    for guest in GUESTS {
+        let app = format!("local-length-{guest}");
+        let (node, _app) = serve(&app, guest);
+        ask(node, &app, "PUT", "/kv/items/keys/a", "precious").done();
+        for target in ["PUT /kv/items/keys/a", "PUT /blob/files/keys/a", "POST /kv/items/keys/n/increment"] {
+            for body in ["", "{\"by\":100}"] {
+                let bytes = format!("{target} HTTP/1.1\r\nhost: minnow\r\n\r\n{body}").into_bytes();
+                let detail = raw(node, &app, bytes).problem(400, "bad_request");
+                assert!(detail.contains("`content-length`"), "{detail}");
+            }
+        }
+        assert_eq!(ask(node, &app, "GET", "/kv/items/keys/a", "").text(), "precious");
+        ask(node, &app, "GET", "/blob/files/keys/a", "").problem(404, "not_found");
+        ask(node, &app, "GET", "/kv/items/keys/n", "").problem(404, "not_found");
+        // Nothing is a length, too.
+        ask(node, &app, "PUT", "/kv/items/keys/a", "").done();
+        assert_eq!(ask(node, &app, "POST", "/kv/items/keys/n/increment", "").json(), json!({ "value": 1 }));
+    }
+}
+
+#[test]
 fn what_is_too_large_is_refused_before_it_is_there() {
     for guest in GUESTS {
         let app = format!("local-large-{guest}");
@@ -489,6 +511,77 @@ fn who_closes_early_leaves_nothing() {
         steps(node, &app, &[half("/blob/files/keys/b"), half("/kv/items/keys/b")]);
         assert_eq!(ask(node, &app, "GET", "/blob/files/keys", "").json()["blobs"], json!([]));
         assert_eq!(ask(node, &app, "GET", "/kv/items/keys", "").json()["keys"], json!([]));
+    }
+}
+
+#[test]
+fn a_request_whose_answer_nobody_reads_holds_up_nobody() {
+    let node = Node::start();
+    let shared = "share = [\"idler-cgi-c\", \"idler-cgi-component\"]\n";
+    let stores = format!("[kv.items]\n{shared}[sql.main]\n{shared}[blob.files]\n{shared}");
+    node.serve(&App::of_guest("own", "cgi-c", "kv = [\"items\"]\nsql = [\"main\"]\nblob = [\"files\"]").end(&stores));
+    raw(&node, "own", request("PUT", "/blob/files/keys/a", "", "one")).done();
+    let slow =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT count(*) FROM n";
+    let select = |target: &str| request("POST", target, "", json!({ "sql": slow, "read_only": true }).to_string());
+    let lock = |name: &str, wait_ms: u64| {
+        let body = json!({ "lease_ms": 3_600_000, "wait_ms": wait_ms }).to_string();
+        request("POST", &format!("/locks/{name}/acquire"), "", body)
+    };
+    for guest in GUESTS {
+        let idler = format!("idler-{guest}");
+        let granted =
+            "kv = [\"items\", \"own/items:ro\"]\nsql = [\"own/main:ro\"]\nblob = [\"own/files:ro\"]\nlocks = true";
+        node.serve(&App::of_guest(&idler, guest, granted).end("[kv.items]\n[lock]\n"));
+        let begun = |name: &str| step("a", request("PUT", &format!("/kv/items/keys/{name}-{guest}"), "", ""));
+        // It waits for a lock that it has itself.
+        let waits = |name: &str| [step("a", lock(name, 0)), step("a", lock(name, 3_600_000))];
+        let lists = || (0..6).map(|_| step("w", request("GET", "/blob/own%2Ffiles/keys", "", "")));
+        let selects = || (0..7).map(|_| step("w", select("/sql/own%2Fmain/query")));
+        let idle = [
+            lists().chain([begun("lists")]).chain(waits("lists")).collect::<Vec<_>>(),
+            selects().chain([begun("selects")]).chain(waits("selects")).collect(),
+        ];
+        std::thread::scope(|scope| {
+            let idlers = idle.map(|steps| {
+                let all: Vec<u8> = steps.iter().flat_map(|step| step.iter().copied().chain([0])).collect();
+                let get = Request::get(&idler, "/http/steps").method("POST").body(all);
+                scope.spawn(|| {
+                    let get = get;
+                    node.open(&get).rest()
+                })
+            });
+            for name in ["lists", "selects"] {
+                let path = format!("/v1/apps/{idler}/kv/items/value?key={name}-{guest}");
+                minnow_tests::until("the requests have been written", || node.api("GET", &path, "").status == 200);
+            }
+            for _ in 0..2 {
+                assert_eq!(raw(&node, "own", request("GET", "/blob/files/keys", "", "")).status, 200);
+                assert_eq!(raw(&node, "own", select("/sql/main/query")).json()["rows"], json!([[300_000]]));
+                assert_eq!(raw(&node, "own", request("PUT", "/kv/items/keys/a", "", "one")).status, 204);
+            }
+            let still: Vec<bool> = idlers.iter().map(|idler| !idler.is_finished()).collect();
+            assert_eq!(still, [true, true], "nobody had to wait until they ended");
+            node.api("DELETE", &format!("/v1/apps/{idler}"), "");
+        });
+    }
+}
+
+#[test]
+fn a_lock_that_nobody_looks_at_is_over_with_its_lease() {
+    let node = Node::start();
+    let lock = |lease_ms: u64| {
+        let body = json!({ "lease_ms": lease_ms, "wait_ms": 3_600_000 }).to_string();
+        request("POST", "/locks/job/acquire", "", body)
+    };
+    for guest in GUESTS {
+        let app = format!("lease-{guest}");
+        node.serve(&App::of_guest(&app, guest, "locks = true").end("[lock]\n"));
+        // The second and third ask and do not look; the fourth is behind them.
+        let all = [step("a", lock(200)), step("w", lock(200)), step("w", lock(200)), step("a", lock(200))];
+        let came = steps(&node, &app, &all);
+        let tokens = [&came[0], &came[3]].map(|came| Answered::read(came).json()["token"].as_u64().unwrap());
+        assert!(tokens[0] < tokens[1], "{tokens:?}");
     }
 }
 

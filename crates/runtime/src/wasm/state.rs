@@ -98,12 +98,17 @@ impl Owner {
         }
     }
 
-    /// The request to which a line that the guest prints belongs, where that can be known.
-    pub(crate) fn request_id(&self) -> Option<RequestId> {
+    /// The only invocation that the sandbox works for.
+    pub(crate) fn run(&self) -> Option<&Arc<Run>> {
         match self {
-            Self::Run(run) => Some(run.id),
+            Self::Run(run) => Some(run),
             Self::Hand(_) | Self::None => None,
         }
+    }
+
+    /// The request to which a line that the guest prints belongs, where that can be known.
+    pub(crate) fn request_id(&self) -> Option<RequestId> {
+        self.run().map(|run| run.id)
     }
 
     fn meter(&self) -> Option<&Meter> {

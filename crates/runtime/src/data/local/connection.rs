@@ -1,26 +1,32 @@
 //! One connection of a guest: what it writes goes to hyper, and what hyper answers is there to read.
 //!
-//! Nothing runs in a task of its own. The serving end goes on when the guest reads or writes, on the guest's time, and ends with
-//! the connection.
+//! The serving end goes on when the guest reads or writes, on the guest's time. A call that has to wait for something also has a
+//! task, the [`drive`]r: what it holds meanwhile (a reader of a database, a place in a queue, a lock) others wait for, and the guest
+//! may look here again much later or never. It ends with the connection.
 
 use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Wake, Waker, ready},
 };
 
 use bytes::{Buf as _, Bytes};
+use futures::task::AtomicWaker;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use minnow_model::Code;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
+    task::JoinSet,
+};
 
 use super::{LocalHttp, answer::Refusal};
+use crate::meter::monotonic_ns;
 
 /// What lies between the guest and hyper in each direction, in bytes. It is also the most that one read or write moves.
 const PIPE_BYTES: usize = 64 << 10;
@@ -69,6 +75,11 @@ struct Open {
     guest: DuplexStream,
     /// `None` when it is over.
     serving: Option<Serving>,
+    /// Who is woken when the serving end can go on.
+    wakers: Arc<Wakers>,
+    /// The [`drive`]r, from when a call first has to wait. It goes with this.
+    driver: JoinSet<()>,
+    this: Weak<Mutex<Self>>,
     flags: Arc<Flags>,
     /// What the guest has written and the pipe has not taken yet.
     written: Bytes,
@@ -91,17 +102,22 @@ impl Connection {
         let flags = Arc::new(Flags::default());
         let served = Served { pipe: served, flags: Arc::clone(&flags) };
         let serving = Box::pin(serve(Arc::clone(http), served, Arc::clone(&flags)));
-        Self(Arc::new(Mutex::new(Open {
-            http: Arc::clone(http),
-            guest,
-            serving: Some(serving),
-            flags,
-            written: Bytes::new(),
-            pushed: 0,
-            ahead: Bytes::new(),
-            is_at_end: false,
-            _counted: counted,
-        })))
+        Self(Arc::new_cyclic(|this| {
+            Mutex::new(Open {
+                http: Arc::clone(http),
+                guest,
+                serving: Some(serving),
+                wakers: Arc::default(),
+                driver: JoinSet::new(),
+                this: Weak::clone(this),
+                flags,
+                written: Bytes::new(),
+                pushed: 0,
+                ahead: Bytes::new(),
+                is_at_end: false,
+                _counted: counted,
+            })
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -138,11 +154,18 @@ impl Connection {
         poll_fn(|cx| self.lock().poll_room(cx)).await;
     }
 
-    /// Gives hyper what the guest has written. There has to be room for it.
-    pub(crate) fn write(&self, bytes: Bytes) {
+    /// Gives hyper what the guest has written, or as much of the beginning as there is room for. Answers how much, in bytes.
+    ///
+    /// It is copied: a view of a guest's list of 80 MiB would keep all of it.
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let mut open = self.lock();
-        open.written = bytes;
+        if open.poll_room(&mut glance()).is_pending() {
+            return 0;
+        }
+        let fits = bytes.get(..PIPE_BYTES).unwrap_or(bytes);
+        open.written = Bytes::copy_from_slice(fits);
         let _ = open.poll_room(&mut glance());
+        fits.len()
     }
 }
 
@@ -155,15 +178,26 @@ impl Open {
     }
 
     /// Lets the serving end do what it can. Answers whether it waits for nothing but the guest.
-    fn poll_serving(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_serving(&mut self) -> bool {
+        let is_idle = self.serve_and_push();
+        if self.serving.is_some() && self.driver.is_empty() && self.flags.has_begun.load(Relaxed) {
+            self.driver.spawn(drive(Weak::clone(&self.this), Arc::clone(&self.wakers)));
+        }
+        is_idle
+    }
+
+    fn serve_and_push(&mut self) -> bool {
+        let waker = Waker::from(Arc::clone(&self.wakers));
+        let cx = &mut Context::from_waker(&waker);
         loop {
             let mut is_idle = false;
-            if let Some(serving) = &mut self.serving {
-                let relay = Arc::new(Relay { is_woken: AtomicBool::new(false), outer: cx.waker().clone() });
-                if serving.as_mut().poll(&mut Context::from_waker(&Arc::clone(&relay).into())).is_ready() {
-                    self.serving = None;
+            // What panics is not polled again, and the guest finds the end.
+            if let Some(mut serving) = self.serving.take() {
+                self.wakers.are_woken.store(false, Relaxed);
+                if serving.as_mut().poll(cx).is_pending() {
+                    self.serving = Some(serving);
                 }
-                is_idle = !relay.is_woken.load(Relaxed);
+                is_idle = !self.wakers.are_woken.load(Relaxed);
             }
             if self.serving.is_none() || self.flags.is_answered.load(Relaxed) {
                 // What comes after the request, or after its refusal, is for nobody.
@@ -185,7 +219,8 @@ impl Open {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_serving(cx);
+        self.wakers.guest.register(cx.waker());
+        self.poll_serving();
         if self.written.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -193,7 +228,8 @@ impl Open {
         if !self.ahead.is_empty() || self.is_at_end {
             return Poll::Ready(());
         }
-        let is_idle = self.poll_serving(cx);
+        self.wakers.guest.register(cx.waker());
+        let is_idle = self.poll_serving();
         let mut bytes = vec![0; PIPE_BYTES];
         let mut buffer = ReadBuf::new(&mut bytes);
         let polled = Pin::new(&mut self.guest).poll_read(cx, &mut buffer);
@@ -224,7 +260,7 @@ impl Open {
             Code::BadRequest,
             "the answer was read before the request was whole: write its head, an empty line and as much as `content-length` says",
         );
-        let document = refusal.problem.request_id(self.http.request).to_json();
+        let document = refusal.problem.request_id(self.http.run.id).to_json();
         let mut answer = format!(
             "HTTP/1.1 400 Bad Request\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             minnow_model::Problem::CONTENT_TYPE,
@@ -260,16 +296,41 @@ async fn serve(http: Arc<LocalHttp>, served: Served, flags: Arc<Flags>) {
     let _ = connection.await;
 }
 
-/// Tells whoever waits, and that it did.
-struct Relay {
-    is_woken: AtomicBool,
-    outer: Waker,
+/// Lets a call go on while the guest does something else, on the invocation's account.
+async fn drive(open: Weak<Mutex<Open>>, wakers: Arc<Wakers>) {
+    poll_fn(|cx| {
+        wakers.driver.register(cx.waker());
+        let Some(open) = open.upgrade() else { return Poll::Ready(()) };
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Otherwise the guest has looked since.
+        if wakers.are_woken.load(Relaxed) {
+            let began = monotonic_ns();
+            open.serve_and_push();
+            open.http.run.meter.charge_ns(monotonic_ns().saturating_sub(began));
+        }
+        if open.serving.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
-impl Wake for Relay {
+/// Whoever waits for the serving end.
+#[derive(Default)]
+struct Wakers {
+    /// It can go on since it was polled last.
+    are_woken: AtomicBool,
+    guest: AtomicWaker,
+    driver: AtomicWaker,
+}
+
+impl Wake for Wakers {
     fn wake(self: Arc<Self>) {
-        self.is_woken.store(true, Relaxed);
-        self.outer.wake_by_ref();
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.are_woken.store(true, Relaxed);
+        self.guest.wake();
+        self.driver.wake();
     }
 }
 

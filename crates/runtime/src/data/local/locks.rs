@@ -79,7 +79,7 @@ impl LocalHttp {
             let detail = format!("the invocation has {MAX_LOCKS} locks, which is the most; release some first");
             return Err(Refusal::new(Code::Conflict, detail));
         }
-        let spec = self.function.spec();
+        let spec = self.run.function.spec();
         let (lease, wait) = (Duration::from_millis(asked.lease_ms), Duration::from_millis(asked.wait_ms));
         let locks = &self.data().locks;
         let Some(held) = locks.acquire(&spec.tenant, &spec.app, &name, lease, wait).await? else {
@@ -124,7 +124,7 @@ impl LocalHttp {
     fn may_lock(&self, head: &Parts) -> Result<(), Refusal> {
         only(&head.method, &Method::POST, "POST")?;
         query(head, |_, _| Ok(false))?;
-        Ok(self.function.may_lock()?)
+        Ok(self.run.function.may_lock()?)
     }
 }
 

@@ -16,9 +16,12 @@ mod sql;
 use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{display::Base64Display, prelude::BASE64_STANDARD};
-use http::{Method, Request, Response};
+use http::{
+    Method, Request, Response,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 use hyper::body::Incoming;
-use minnow_model::{Code, RequestId, StoreKind};
+use minnow_model::{Code, StoreKind};
 use percent_encoding::percent_decode_str;
 use serde::{
     Deserialize, Serialize,
@@ -34,8 +37,9 @@ use self::{
 pub(crate) use connection::Connection;
 
 use crate::{
-    Function, FunctionCode, GuestKind,
+    FunctionCode, GuestKind,
     data::{Data, GrantedStore, Need},
+    meter::Run,
 };
 
 /// The folder in which a function finds [`FILE`].
@@ -53,8 +57,7 @@ const SMALL_BODY_BYTES: usize = 64 << 10;
 
 /// The services for one invocation.
 pub(crate) struct LocalHttp {
-    function: Arc<Function>,
-    request: RequestId,
+    run: Arc<Run>,
     memory: Arc<Memory>,
     /// One share for each connection.
     connections: Arc<()>,
@@ -63,7 +66,8 @@ pub(crate) struct LocalHttp {
 
 impl LocalHttp {
     /// `None` for functions that have interfaces to import, and for those that were granted no service.
-    pub(crate) fn new(function: &Arc<Function>, request: RequestId) -> Option<Arc<Self>> {
+    pub(crate) fn new(run: &Arc<Run>) -> Option<Arc<Self>> {
+        let function = &run.function;
         let FunctionCode::Wasm { kind: GuestKind::Command | GuestKind::CommandCore, .. } = function.spec().code else {
             return None;
         };
@@ -74,8 +78,7 @@ impl LocalHttp {
             || granted.withdrawn.iter().any(|store| kinds.contains(&store.kind));
         has_any.then(|| {
             Arc::new(Self {
-                function: Arc::clone(function),
-                request,
+                run: Arc::clone(run),
                 memory: Arc::new(Memory::new(Arc::clone(&function.runtime().memory))),
                 connections: Arc::default(),
                 locks: locks::Holding::default(),
@@ -90,27 +93,27 @@ impl LocalHttp {
     }
 
     fn data(&self) -> &Data {
-        self.function.runtime().data()
+        self.run.function.runtime().data()
     }
 
     /// The store that the function knows as `name`, if it was granted it for what it needs.
     fn store(&self, kind: StoreKind, name: &str, need: Need) -> Result<GrantedStore, Refusal> {
-        Ok(self.function.store(kind, name, need)?.clone())
+        Ok(self.run.function.store(kind, name, need)?.clone())
     }
 
     /// Answers one request.
     async fn answer(&self, request: Request<Incoming>, flags: &Flags) -> Response<Body> {
-        let spec = self.function.spec();
+        let spec = self.run.function.spec();
         // The node's log names whose call it is.
         let span = tracing::error_span!(
             "call",
             app = spec.app.as_str(),
             function = spec.function.as_str(),
-            request = tracing::field::display(self.request),
+            request = tracing::field::display(self.run.id),
         );
         match self.call(request, flags).instrument(span).await {
             Ok(response) => response,
-            Err(refusal) => refusal.into_response(self.request),
+            Err(refusal) => refusal.into_response(self.run.id),
         }
     }
 
@@ -120,6 +123,15 @@ impl LocalHttp {
         if matches!(head.method, Method::GET | Method::HEAD | Method::DELETE) && !http_body::Body::is_end_stream(&body)
         {
             return Err(Refusal::new(Code::BadRequest, format!("a {} has no body here", head.method)));
+        }
+        // By RFC 9112 it has no body then. But who writes requests by hand forgets the line, and an empty value is not what was meant.
+        if matches!(head.method, Method::PUT | Method::POST)
+            && !head.headers.contains_key(CONTENT_LENGTH)
+            && !head.headers.contains_key(TRANSFER_ENCODING)
+        {
+            let detail =
+                format!("a {} says `content-length`, which is 0 without a body; nothing was done", head.method);
+            return Err(Refusal::new(Code::BadRequest, detail));
         }
         let path = head.uri.path().to_owned();
         let no_route = || {

@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
-use minnow_model::{AppName, RequestId, Tenant};
+use minnow_model::{AppName, Tenant};
 use minnow_store::{
     Volume, Volumes,
     volume::{Bounds, Growing, Held, MAX_ENTRIES, TEMPORARY},
@@ -43,6 +43,7 @@ use crate::{
     Function,
     data::local::{self, Connection, LocalHttp},
     memory::MemoryBudget,
+    meter::Run,
 };
 
 /// Files and folders that a sandbox may have open at once. Many programs are content with 20; each is one of the node's.
@@ -275,8 +276,8 @@ impl Drop for Listing {
 struct TooMany;
 
 impl Files {
-    /// `request` is what the sandbox is made for, where that is known.
-    fn new(function: &Arc<Function>, request: Option<RequestId>) -> io::Result<Self> {
+    /// `run` is what the sandbox is made for, where that is one invocation.
+    fn new(function: &Arc<Function>, run: Option<&Arc<Run>>) -> io::Result<Self> {
         let volumes = &function.runtime().data().volumes;
         let granted = function.spec().granted.files.values();
         let mut mounts: Vec<Mount> = granted
@@ -294,7 +295,7 @@ impl Files {
         mounts.push(Mount { path: TMP.into(), volume: tmp, most: TEMPORARY, read_only: false, dir: None });
         let roots = &function.runtime().file_roots;
         let mut services = None;
-        if let Some(http) = request.and_then(|request| LocalHttp::new(function, request)) {
+        if let Some(http) = run.and_then(LocalHttp::new) {
             services = Some(Services { mount: mounts.len(), http });
             // Nothing is ever written to it, so it takes nothing of what stands for its volume.
             let (path, volume) = (local::FOLDER.into(), volumes.temporary());

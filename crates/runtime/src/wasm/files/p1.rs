@@ -57,8 +57,8 @@ impl P1 {
     }
 
     /// Lets the module see the folders of the function that runs.
-    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, run: &Run) -> wasmtime::Result<Self> {
-        let files = Files::new(&run.function, Some(run.id))?;
+    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, run: &Arc<Run>) -> wasmtime::Result<Self> {
+        let files = Files::new(&run.function, Some(run))?;
         Self::with(wasi, files, &run.function.runtime().file_roots)
     }
 
@@ -263,8 +263,7 @@ async fn write_service(mem: &GuestMemory<'_>, pieces: CiovecArray, connection: &
         connection.writable().await;
         let count = piece.buf_len.min(Size::try_from(connection.room()).map_err(|_| Errno::Inval)?);
         let bytes = mem.to_vec(piece.buf.as_array(count))?;
-        connection.write(bytes.into());
-        return Ok(count);
+        return Ok(Size::try_from(connection.write(&bytes)).map_err(|_| Errno::Inval)?);
     }
     Ok(0)
 }

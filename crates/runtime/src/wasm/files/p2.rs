@@ -72,7 +72,7 @@ impl FilesView<'_> {
         match self.files {
             Some(files) => Ok(files),
             None => {
-                let files = Files::new(function_of(self.owner)?, self.owner.request_id())?;
+                let files = Files::new(function_of(self.owner)?, self.owner.run())?;
                 Ok(self.files.insert(Box::new(files)))
             }
         }
@@ -287,11 +287,7 @@ impl types::HostDescriptor for FilesView<'_> {
     async fn write(&mut self, fd: Fd, buffer: Vec<u8>, offset: Filesize) -> FsResult<Filesize> {
         if let Some(connection) = self.connection(&fd)? {
             connection.writable().await;
-            let mut bytes = Bytes::from(buffer);
-            bytes.truncate(connection.room());
-            let count = bytes.len() as u64;
-            connection.write(bytes);
-            return Ok(count);
+            return Ok(connection.write(&buffer) as u64);
         }
         let Descriptor::File(file) = self.table.get(&fd)? else { return Err(ErrorCode::BadDescriptor.into()) };
         if file.perms.write_not_permitted() {
@@ -522,7 +518,7 @@ impl OutputStream for ServiceWriter {
         if bytes.len() > self.connection.room() {
             return Err(StreamError::trap("wrote without a permit"));
         }
-        self.connection.write(bytes);
+        self.connection.write(&bytes);
         Ok(())
     }
 
