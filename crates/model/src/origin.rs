@@ -142,7 +142,7 @@ mod tests {
             ("https://user@app.example", OriginError::Host),
             ("https://app.example\r\nx", OriginError::Host),
             ("https://bücher.example", OriginError::Host),
-            ("http://[::1", OriginError::Port),
+            ("http://[::1", OriginError::Host),
             ("http://[::G]", OriginError::Host),
             ("https://app.example/", OriginError::Path),
             ("https://app.example/page", OriginError::Path),

@@ -45,7 +45,8 @@ fn write_on(node: &Node, file: &str, write: impl Fn(&Node, u64) -> Result<(), St
             Err(told) => {
                 let clear = told.contains("the store has failed; the log of the node says why")
                     || told.contains("no space is left")
-                    || told.contains("the database is full");
+                    || told.contains("the database is full")
+                    || told.contains("has reached its size");
                 assert!(clear && !told.contains(node.data_dir().to_str().unwrap()), "{told}");
                 failed.insert(number);
                 since = 0;
