@@ -430,17 +430,16 @@ mod tests {
         vec!["127.0.0.0/8".parse().unwrap()]
     }
 
-    /// Whether the kernel has a timer to ask `host` whether it is there, on the one connection to it.
-    fn is_kept_alive(host: SocketAddr) -> bool {
+    /// Whether the kernel has a timer on the connection from `local` to `host` to ask whether it is there.
+    fn is_kept_alive(local: SocketAddr, host: SocketAddr) -> bool {
         let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        let remote = format!("0100007F:{:04X}", host.port());
-        let of_host = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        // Established ones: others may be trying a port that was given to them before.
-        let of_host = of_host.filter(|fields| fields[2] == remote && fields[3] == "01");
-        let timers: Vec<_> = of_host.map(|fields| fields[5].to_owned()).collect();
-        let [timer] = &timers[..] else { panic!("{timers:?}") };
+        let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+        let ends = [hex(local), hex(host)];
+        let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // The table changes while it is read, and may have a connection more than once.
+        let mut timers = sockets.filter(|fields| fields[1..3] == ends).map(|fields| fields[5].to_owned());
         // proc_net_tcp.txt: "2 another timer (e.g. delayed ack or keepalive) is pending".
-        timer.starts_with("02:")
+        timers.any(|timer| timer.starts_with("02:"))
     }
 
     async fn read_head(stream: &mut TcpStream) -> String {
@@ -588,7 +587,7 @@ mod tests {
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         function.write_all(request.as_bytes()).await.unwrap();
-        let (mut stream, _) = host.accept().await.unwrap();
+        let (mut stream, node) = host.accept().await.unwrap();
         let head = read_head(&mut stream).await.to_lowercase();
         for line in ["get /chat http/1.1", "connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13"] {
             assert!(head.lines().any(|found| found == line), "{line}: {head}");
@@ -612,7 +611,7 @@ mod tests {
         assert_eq!(exit.under_way.load(Relaxed), 1);
         // A host that has vanished is found out, however long nothing is said.
         let kept_alive = async {
-            while !is_kept_alive(address) {
+            while !is_kept_alive(node, address) {
                 tokio::task::yield_now().await;
             }
         };
