@@ -70,8 +70,49 @@ struct Ran {
     keep: bool,
     /// Where its caller waits.
     runtime: Option<Handle>,
+    answer: Box<dyn Answer>,
+}
+
+/// What is left to do of a job when its group was committed, or was not.
+trait Answer: Send {
+    /// The group is on the disk. Called before any of its callers is told.
+    fn committed(&mut self);
     /// Tells the caller, given whether the commit succeeded.
-    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// The answer of a write.
+struct Written<T, E, F> {
+    result: thread::Result<Result<T, E>>,
+    then: Option<F>,
+    tell: oneshot::Sender<thread::Result<Result<T, E>>>,
+    path: PathBuf,
+}
+
+impl<T: Send, E: From<StoreError> + Send, F: FnOnce(&T) + Send> Answer for Written<T, E, F> {
+    fn committed(&mut self) {
+        let (Ok(Ok(written)), Some(then)) = (&self.result, self.then.take()) else { return };
+        // The write stands, and the thread serves all others.
+        if catch_unwind(AssertUnwindSafe(|| then(written))).is_err() {
+            tracing::error!(path = %self.path.display(), "what follows a write panicked; the write was kept");
+        }
+    }
+
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>) {
+        // The caller may have gone; the write stands.
+        let _ = self.tell.send(match (self.result, committed) {
+            (Ok(Ok(_)), Err(error)) => Ok(Err(E::from(name_path(&self.path, error)))),
+            (result, _) => result,
+        });
+    }
+}
+
+/// The answer of a job whose caller was told already.
+struct Told;
+
+impl Answer for Told {
+    fn committed(&mut self) {}
+    fn tell(self: Box<Self>, _committed: Result<(), StoreError>) {}
 }
 
 impl Database {
@@ -117,6 +158,20 @@ impl Database {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.write_then(work, |_: &T| ()).await
+    }
+
+    /// [`Database::write`] that calls `then` with what `work` came to once it is durable: before anybody whose write shared the
+    /// commit is told, and also where the caller has stopped waiting. `then` runs on the writer's thread, so it must not block.
+    pub async fn write_then<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let (tell, told) = oneshot::channel();
         let (path, runtime) = (self.path.clone(), Handle::try_current().ok());
         let job: Job = Box::new(move |connection| {
@@ -125,14 +180,7 @@ impl Database {
                 Err(error) => Ok(Err(E::from(name_path(&path, error)))),
             };
             let keep = matches!(result, Ok(Ok(_)));
-            let answer = move |committed: Result<(), StoreError>| {
-                // The caller may have gone; the write stands.
-                let _ = tell.send(match (result, committed) {
-                    (Ok(Ok(_)), Err(error)) => Ok(Err(E::from(name_path(&path, error)))),
-                    (result, _) => result,
-                });
-            };
-            Ran { keep, runtime, answer: Box::new(answer) }
+            Ran { keep, runtime, answer: Box::new(Written { result, then: Some(then), tell, path }) }
         });
         let writes = self.writes.as_ref().ok_or(StoreError::Stopped)?;
         writes.send(job).await.map_err(|_| StoreError::Stopped)?;
@@ -188,7 +236,7 @@ impl Database {
             if tell.send(connection.map(drop)).is_ok() {
                 let _ = released.blocking_recv();
             }
-            Ran { keep: false, runtime: None, answer: Box::new(drop) }
+            Ran { keep: false, runtime: None, answer: Box::new(Told) }
         });
         let writes = self.writes.as_ref().ok_or(StoreError::Stopped)?;
         writes.send(job).await.map_err(|_| StoreError::Stopped)?;
@@ -394,6 +442,9 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
         if let Err(error) = &committed {
             tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
         }
+        if committed.is_ok() {
+            ran.iter_mut().for_each(|ran| ran.answer.committed());
+        }
         let mut error = committed.err();
         let mut copy = || {
             let (first, second) = split(error.take()?);
@@ -406,7 +457,7 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
         }
         let answers =
             ran.into_iter().map(|Ran { runtime, answer, .. }| (runtime, (answer, copy().map_or(Ok(()), Err))));
-        answer_together(answers, |(answer, committed)| answer(committed));
+        answer_together(answers, |(answer, committed)| answer.tell(committed));
     }
 }
 
@@ -481,6 +532,8 @@ fn commit(connection: &mut Connection, group: &mut Vec<Job>, ran: &mut Vec<Ran>)
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -558,6 +611,52 @@ mod tests {
         let names = names(&database).await;
         assert_eq!(names.len(), 160);
         assert!(!names.iter().any(|name| name.ends_with('3') || name.ends_with('7')));
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_write_comes_after_the_commit_and_before_anybody_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        let database = std::sync::Arc::new(Database::open(&path, SCHEMA).unwrap());
+        // Both share a commit: they wait behind the hold.
+        let hold = database.hold().await.unwrap();
+        let (saw, seen) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let write = |name: &'static str, result: Result<(), Failure>| {
+            let saw = saw.clone();
+            let reader = Connection::open(&path).unwrap();
+            database.write_then(
+                move |connection| insert(connection, name).and(result).map(|()| name),
+                move |name: &&str| {
+                    let sql = "SELECT count(*) FROM item WHERE name = ?1";
+                    saw.send((*name, reader.query_row(sql, [name], |row| row.get::<_, u64>(0)).unwrap())).unwrap();
+                },
+            )
+        };
+        // Its caller goes away once it waits.
+        assert!(write("gone", Ok(())).now_or_never().is_none());
+        assert!(write("refused", Err(Failure::Refused)).now_or_never().is_none());
+        let panics = database.write_then(|connection| insert(connection, "panics"), |_: &()| panic!("on purpose"));
+        let mut panics = std::pin::pin!(panics);
+        assert!(futures::poll!(&mut panics).is_pending());
+        let last = database.write_then(
+            |connection| insert(connection, "last"),
+            move |()| {
+                let _ = wait.recv_timeout(Duration::from_secs(60));
+            },
+        );
+        let mut last = std::pin::pin!(last);
+        assert!(futures::poll!(&mut last).is_pending());
+        drop(hold);
+        assert_eq!(seen.recv_timeout(Duration::from_secs(60)).unwrap(), ("gone", 1));
+        // Committed, and the one before `last` is not told while what follows `last` runs.
+        tokio::task::yield_now().await;
+        assert!(futures::poll!(&mut panics).is_pending());
+        drop(go);
+        last.await.unwrap();
+        panics.await.unwrap();
+        assert_eq!(names(&database).await, ["gone", "last", "panics"]);
+        assert!(seen.try_recv().is_err(), "what failed was followed");
     }
 
     #[tokio::test]
