@@ -138,7 +138,7 @@ pub(crate) fn hidden_by(rows: &[LiveRow], variable: &VariableName) -> Vec<String
             let is_js = matches!(function.code, BundledCode::Js { .. });
             let stores = StoreKind::ALL.into_iter().filter(|_| is_js).flat_map(|kind| {
                 let grants = grants.stores(kind).filter(|grant| grant.variable() == variable.as_str());
-                grants.map(move |grant| format!("the {kind} store `{}`", grant.name()))
+                grants.map(move |grant| format!("the {} `{}`", kind.noun(), grant.name()))
             });
             let locks = (is_js && grants.locks && variable.as_str() == LOCKS).then(|| "the app's locks".into());
             let secret = grants.secrets.contains(variable).then(|| format!("the secret {variable}"));
@@ -168,6 +168,8 @@ mod tests {
             instances: Default::default(),
             limits: Default::default(),
             grants: Grants { secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(), ..Grants::default() },
+            topics: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 
@@ -222,6 +224,7 @@ mod tests {
                     blob: Default::default(),
                     volumes: Default::default(),
                     locks: false,
+                    topics: std::collections::BTreeMap::new(),
                 },
                 shared: Default::default(),
                 settings: Arc::new(settings),

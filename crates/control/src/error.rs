@@ -4,7 +4,7 @@ use minnow_model::{
     AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
 };
 use minnow_runtime::data::signed::SignError;
-use minnow_store::{BucketError, KvError, SqlError, StoreError, VaultError};
+use minnow_store::{BucketError, KvError, SqlError, StoreError, TopicError, VaultError, topic::Bound};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum ControlError {
     NoBlob(Digest),
     #[error("there is no token with the id `{0}`")]
     NoToken(String),
-    #[error("app `{app}` has no {kind} store `{name}`{}", there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
+    #[error("app `{app}` has no {} `{name}`{}", kind.noun(), there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
     NoStore { app: AppName, kind: StoreKind, name: StoreName, there: Option<String> },
     #[error("the store has no key `{0}`")]
     NoKey(String),
@@ -48,6 +48,8 @@ pub enum ControlError {
     Sql(#[from] SqlError),
     #[error(transparent)]
     Bucket(BucketError),
+    #[error(transparent)]
+    Topic(TopicError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
     Unmet,
     #[error(transparent)]
@@ -126,6 +128,7 @@ impl ControlError {
             Self::Sign(error) if error.is_refusal() => Code::Invalid,
             Self::Kv(error) => code_of_kv(error),
             Self::Bucket(error) => code_of_bucket(error),
+            Self::Topic(error) => code_of_topic(error),
             Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
             Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
             Self::Store(_) | Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
@@ -143,6 +146,7 @@ impl ControlError {
             Self::Function(problem) => Problem::clone(problem),
             // Which of its bounds a bucket has reached is for the operator to know, and names no file.
             Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
+            Self::Topic(error @ TopicError::Full(Bound::Bytes(_) | Bound::Messages(_))) => problem.detail(error.to_string()),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
@@ -171,6 +175,18 @@ fn code_of_bucket(error: &BucketError) -> Code {
     }
 }
 
+fn code_of_topic(error: &TopicError) -> Code {
+    match error {
+        TopicError::Event(_) => Code::InvalidEvent,
+        TopicError::Full(_) => Code::StorageFull,
+        TopicError::NoConsumer(_) | TopicError::NoSuchMessage(_) => Code::NotFound,
+        TopicError::Busy | TopicError::Unavailable(_) => Code::BrokerUnavailable,
+        TopicError::Corrupt { .. } => Code::StoreDamaged,
+        error if error.is_refusal() => Code::Invalid,
+        _ => Code::Internal,
+    }
+}
+
 fn code_of_sql(error: &SqlError) -> Code {
     match error {
         SqlError::Refused(_)
@@ -192,6 +208,15 @@ impl From<BucketError> for ControlError {
         match error {
             BucketError::Store(error) => Self::Store(error),
             error => Self::Bucket(error),
+        }
+    }
+}
+
+impl From<TopicError> for ControlError {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::Store(error) => Self::Store(error),
+            error => Self::Topic(error),
         }
     }
 }

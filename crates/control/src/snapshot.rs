@@ -6,8 +6,8 @@ use std::{
 };
 
 use minnow_model::{
-    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, StoreGrant, StoreId, StoreKind,
-    StoreName, Tenant,
+    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, Schedule, StoreGrant, StoreId, StoreKind,
+    StoreName, Subscription, Tenant, Topic,
 };
 use minnow_runtime::{
     Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,
@@ -30,6 +30,8 @@ pub(crate) struct Builder {
     no_secrets: Secrets,
     no_egress: Arc<[EgressRule]>,
     no_grants: Arc<Granted>,
+    no_subscriptions: Arc<[Subscription]>,
+    no_schedules: Arc<[Schedule]>,
     /// Whose stores the live versions of an app are granted, where there are any: when what those apps share changes, this app
     /// is built anew.
     foreign: RwLock<HashMap<AppName, BTreeSet<AppName>>>,
@@ -47,6 +49,8 @@ impl Builder {
             no_secrets: Secrets::default(),
             no_egress: Arc::from([]),
             no_grants: Arc::default(),
+            no_subscriptions: Arc::from([]),
+            no_schedules: Arc::from([]),
             foreign: RwLock::default(),
             granted: Mutex::default(),
             vault,
@@ -144,8 +148,9 @@ impl Builder {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
         let buckets = self.buckets(tenant, &config);
+        let topics = config.topics.iter().map(|(name, topic)| (name.clone(), topic.rules())).collect();
         let BundleConfig { version, files, sticky, .. } = config;
-        Ok(LiveVersion { version, router, functions, files, sticky, buckets })
+        Ok(LiveVersion { version, router, functions, files, sticky, buckets, topics })
     }
 
     /// The buckets that the version declares, as if to a function that may do everything with them.
@@ -161,6 +166,7 @@ impl Builder {
                 variable: grant.variable(),
                 size_bytes: bucket.size_bytes,
                 mount: None,
+                topic: None,
             };
             (grant.name(), granted)
         };
@@ -199,6 +205,15 @@ impl Builder {
                 granted: self.granted(tenant, config, &function.grants, shared),
                 instances: function.instances,
                 limits: function.limits,
+                subscriptions: match function.topics.as_slice() {
+                    [] => Arc::clone(&self.no_subscriptions),
+                    topics => topics.into(),
+                },
+                schedules: match function.schedules.as_slice() {
+                    [] => Arc::clone(&self.no_schedules),
+                    schedules => schedules.into(),
+                },
+                has_routes: !function.routes.is_empty(),
             })
         });
         specs.collect()
@@ -226,6 +241,7 @@ impl Builder {
                     variable: grant.variable(),
                     size_bytes,
                     mount: grants.mount(grant).cloned(),
+                    topic: config.topics.get(&grant.store).filter(|_| kind == StoreKind::Topic).map(Topic::rules),
                 };
                 Some((grant.name(), granted))
             });
@@ -249,6 +265,7 @@ impl Builder {
             sql: of_kind(StoreKind::Sql),
             blob: of_kind(StoreKind::Blob),
             files: of_kind(StoreKind::Files),
+            topic: of_kind(StoreKind::Topic),
             locks: grants.locks,
             withdrawn: withdrawn.collect(),
         };

@@ -211,6 +211,7 @@ mod tests {
                 files: files(&names),
                 sticky: None,
                 buckets: Arc::default(),
+                topics: Default::default(),
             };
             let found = match find(&version, &method, path) {
                 Target::File(_) => "file".into(),

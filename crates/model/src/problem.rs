@@ -50,6 +50,7 @@ codes! {
     SignatureInvalid "signature_invalid" 403 "The signature is not valid" "The signed URL was changed, is for another method, host or content type, or was signed with a key that the node does not have any more. Get a new one.";
     SignatureExpired "signature_expired" 403 "The signed URL has expired" "The time for which the URL was good is over. Get a new one.";
     PreconditionFailed "precondition_failed" 412 "A condition of the request does not hold" "What `if-match` or `if-none-match` asks for is not so. Read the blob again and decide anew.";
+    InvalidEvent "invalid_event" 400 "The event is not valid" "What was published is no CloudEvent, or exceeds a bound of events; `detail` says what is wrong.";
     RequestTimeout "request_timeout" 408 "The upload came too slowly" "The client sent less than 64 KiB of the upload in 60 seconds. Try again on a faster line.";
     // Running a function.
     Overloaded "overloaded" 503 "Too many requests at once" "The function's concurrency and queue are full. Try again after `retry-after` seconds, or raise `limits.concurrency` or `limits.queue`.";
@@ -72,13 +73,14 @@ codes! {
     Unauthorized "unauthorized" 401 "Missing or wrong token" "Send `authorization: Bearer TOKEN` with a token of this node.";
     NotFound "not_found" 404 "Not found" "There is no such app, version, function, store, key or blob.";
     Invalid "invalid" 422 "The request cannot be carried out" "The content is not valid; `detail` and `errors` say where and how to mend it.";
+    BrokerUnavailable "broker_unavailable" 503 "The topic cannot be reached" "The store of the topic cannot be used now; nothing was published. Try again after `retry-after` seconds; the node's log has the reason.";
     VersionExists "version_exists" 409 "The version exists with other content" "Versions are immutable. Publish under a new version.";
     Conflict "conflict" 409 "Conflict" "The current state does not allow this; `detail` says why.";
     DigestMismatch "digest_mismatch" 400 "The content does not match its digest" "The content arrived damaged or under a wrong digest. Upload it again.";
     TooLarge "too_large" 413 "Too large" "The content exceeds a bound of the node, of the store or of the signed URL; `detail` names it.";
     CompileFailed "compile_failed" 422 "The code could not be compiled" "The WebAssembly is not valid, imports something unknown, or exceeds the compiler's limits; or the JavaScript module cannot be loaded. `errors` says which.";
     StoreDamaged "store_damaged" 500 "The store is damaged" "The file of the store on the node's disk is damaged; other stores are not affected. The node's log names the file and the damage under the request id. Restore the store from a backup, or delete it.";
-    StorageFull "storage_full" 507 "No space left" "The node's disk is full, or the store has reached its size. Nothing was changed. Free some space and try again.";
+    StorageFull "storage_full" 507 "No space left" "The node's disk is full, or the store or the topic has reached its size. Nothing was changed. Free some space and try again.";
 }
 
 impl Serialize for Code {

@@ -11,7 +11,8 @@ use std::{
 };
 
 use minnow_model::{
-    AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Tenant, Version,
+    AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Schedule, Subscription,
+    Tenant, Version,
     manifest::Instances,
 };
 use minnow_telemetry::FunctionMetrics;
@@ -51,6 +52,12 @@ pub struct FunctionSpec {
     pub egress: Arc<[EgressRule]>,
     pub instances: Instances,
     pub limits: Limits,
+    /// The topics that it follows; one list that is shared where there are none.
+    pub subscriptions: Arc<[Subscription]>,
+    /// When it runs by the clock; shared likewise.
+    pub schedules: Arc<[Schedule]>,
+    /// Whether requests from outside may reach it: it has a route.
+    pub has_routes: bool,
 }
 
 /// Of `env` only the names: its values may be secrets.
@@ -69,6 +76,9 @@ impl fmt::Debug for FunctionSpec {
             egress,
             instances,
             limits,
+            subscriptions,
+            schedules,
+            has_routes,
         } = self;
         f.debug_struct("FunctionSpec")
             .field("tenant", tenant)
@@ -83,6 +93,9 @@ impl fmt::Debug for FunctionSpec {
             .field("egress", egress)
             .field("instances", instances)
             .field("limits", limits)
+            .field("subscriptions", subscriptions)
+            .field("schedules", schedules)
+            .field("has_routes", has_routes)
             .finish()
     }
 }
@@ -362,6 +375,9 @@ mod tests {
             egress: Arc::new([]),
             instances: Instances::default(),
             limits: Limits::default(),
+            subscriptions: Arc::default(),
+            schedules: Arc::default(),
+            has_routes: true,
         };
         let printed = format!("{spec:?}");
         assert!(printed.contains("API_KEY") && !printed.contains("hunter2"), "{printed}");

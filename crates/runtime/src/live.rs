@@ -6,14 +6,24 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use minnow_model::{AppName, BundledFile, FunctionName, Version, manifest::Sticky, route::Router};
+use minnow_model::{AppName, BundledFile, FunctionName, StoreName, TopicRules, Version, manifest::Sticky, route::Router};
+use tokio::sync::watch;
 
 use crate::{Function, data::Granted};
 
 /// The apps that get traffic. Reading is one atomic load; a change swaps the whole map, so a request sees one state from
 /// its start to its end.
-#[derive(Default)]
-pub struct Live(ArcSwap<HashMap<AppName, Arc<LiveApp>>>);
+pub struct Live {
+    apps: ArcSwap<HashMap<AppName, Arc<LiveApp>>>,
+    /// Counts the changes.
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { apps: ArcSwap::default(), changes: watch::Sender::new(0) }
+    }
+}
 
 /// One app and the versions that share its traffic.
 pub struct LiveApp {
@@ -33,6 +43,8 @@ pub struct LiveVersion {
     /// The app's own buckets, which signed URLs reach without a function. Whoever serves one keeps this until it is done, so that
     /// nobody takes the data of a deleted app away meanwhile.
     pub buckets: Arc<Granted>,
+    /// What each of the app's topics may hold.
+    pub topics: BTreeMap<StoreName, TopicRules>,
 }
 
 impl LiveVersion {
@@ -50,29 +62,41 @@ impl Drop for LiveVersion {
 impl Live {
     /// The snapshot of this moment.
     pub fn load(&self) -> Guard<Arc<HashMap<AppName, Arc<LiveApp>>>> {
-        self.0.load()
+        self.apps.load()
+    }
+
+    /// Tells of each change, after it was made. What is received is only that there was one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Replaces everything (at start-up).
     pub fn replace(&self, apps: HashMap<AppName, Arc<LiveApp>>) {
-        self.0.store(Arc::new(apps));
+        self.apps.store(Arc::new(apps));
+        self.changed();
     }
 
     /// Sets one app.
     pub fn set(&self, app: Arc<LiveApp>) {
-        self.0.rcu(|apps| {
+        self.apps.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
             apps.insert(app.name.clone(), Arc::clone(&app));
             apps
         });
+        self.changed();
     }
 
     /// Takes one app away.
     pub fn remove(&self, app: &AppName) {
-        self.0.rcu(|apps| {
+        self.apps.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
             apps.remove(app);
             apps
         });
+        self.changed();
     }
 }

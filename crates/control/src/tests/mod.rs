@@ -100,6 +100,7 @@ fn bundle(app: &str, version: &str, page: &str) -> Bundle {
         blob: BTreeMap::new(),
         volumes: BTreeMap::new(),
         locks: false,
+        topics: std::collections::BTreeMap::new(),
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layer = Layer { digest, size: page.len() as u64, media_type: FILE_TYPE.into(), title: "index.html".into() };

@@ -32,8 +32,10 @@ impl BundleConfig {
         for (name, function) in self.functions.iter().take(MAX_FUNCTIONS) {
             function.check(name, caps, &mut messages);
             self.check_grants(name, function, &mut messages);
+            self.check_events(name, function, &mut messages);
         }
         self.check_stores(&mut messages);
+        self.check_topics(&mut messages);
         if let Err(clashes) = self.router() {
             messages.extend(clashes);
         }
@@ -183,6 +185,8 @@ mod tests {
             instances: Instances::Fresh,
             limits: Limits::default(),
             grants: Grants::default(),
+            topics: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 
@@ -201,6 +205,7 @@ mod tests {
             blob: BTreeMap::new(),
             volumes: BTreeMap::new(),
             locks: false,
+            topics: BTreeMap::new(),
         }
     }
 

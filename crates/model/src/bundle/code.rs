@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::BundledFunction;
-use crate::{Digest, EgressRule, Grants, Limits, RoutePattern, manifest::Instances};
+use crate::{Digest, EgressRule, Grants, Limits, RoutePattern, Schedule, Subscription, manifest::Instances};
 
 /// The layers that hold a function's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +57,10 @@ pub(super) struct WireFunction {
     limits: Limits,
     #[serde(skip_serializing_if = "Grants::is_empty", default)]
     grants: Grants,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    topics: Vec<Subscription>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    schedules: Vec<Schedule>,
 }
 
 impl TryFrom<WireFunction> for BundledFunction {
@@ -68,8 +72,8 @@ impl TryFrom<WireFunction> for BundledFunction {
             (None, Some(module), Some(source_map)) => BundledCode::Js { module, source_map },
             _ => return Err("a function has either `wasm`, or `js` and `js_map`"),
         };
-        let WireFunction { routes, env, egress, instances, limits, grants, .. } = wire;
-        Ok(Self { code, routes, env, egress, instances, limits, grants })
+        let WireFunction { routes, env, egress, instances, limits, grants, topics, schedules, .. } = wire;
+        Ok(Self { code, routes, env, egress, instances, limits, grants, topics, schedules })
     }
 }
 
@@ -79,8 +83,8 @@ impl From<BundledFunction> for WireFunction {
             BundledCode::Wasm(digest) => (Some(digest), None, None),
             BundledCode::Js { module, source_map } => (None, Some(module), Some(source_map)),
         };
-        let BundledFunction { routes, env, egress, instances, limits, grants, .. } = function;
-        Self { wasm, js, js_map, routes, env, egress, instances, limits, grants }
+        let BundledFunction { routes, env, egress, instances, limits, grants, topics, schedules, .. } = function;
+        Self { wasm, js, js_map, routes, env, egress, instances, limits, grants, topics, schedules }
     }
 }
 
@@ -99,6 +103,8 @@ mod tests {
             instances: Instances::Reuse,
             limits: Limits::default(),
             grants: Grants::default(),
+            topics: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 

@@ -164,6 +164,9 @@ impl Reader {
         let stores = self.stores(fields, name.as_ref(), &mut places);
         let mut routes = Vec::new();
         let functions = fields.get("functions").map(|field| self.functions(field, &stores, &mut places, &mut routes));
+        if let Some(functions) = &functions {
+            self.event_limits(functions, &places);
+        }
         let static_dirs = fields.get("static").map(|field| self.static_dirs(field, &mut places));
         self.clashes(routes);
         let holds =
@@ -189,6 +192,7 @@ impl Reader {
             blob: stores.blob,
             volumes: stores.volumes,
             locks: stores.locks,
+            topics: stores.topics,
         };
         Some((manifest, places))
     }
@@ -340,6 +344,8 @@ impl Reader {
             None => Limits::default(),
         };
         let grants = self.grants((name, at.name), fields, stores);
+        let topics = self.subscriptions(fields, stores);
+        let schedules = self.schedules(fields);
         if code.as_ref().is_some_and(Code::is_js)
             && let Some(field) = fields.get("files")
         {
@@ -356,6 +362,8 @@ impl Reader {
             instances,
             limits,
             grants,
+            topics,
+            schedules,
         })
     }
 

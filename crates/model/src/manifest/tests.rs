@@ -185,7 +185,7 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         (&with_function("limits = { memory = \"99999999999999999999EiB\" }"), "out of range"),
         (&with_function("limits = { cpu = \"1\" }"), "`1` is not a time with a unit"),
         (&with_function("limits = { cpu = \"1us\" }"), "`cpu` is 1us, out of range; choose a value from 1ms to 1h"),
-        (&with_function("limits = { cpu = \"1500us\" }"), "limits are whole milliseconds; write `2ms`"),
+        (&with_function("limits = { cpu = \"1500us\" }"), "times are whole milliseconds; write `2ms`"),
         (&with_function("limits = { timeout = \"25h\" }"), "choose a value from 1ms to 1day"),
         (
             &with_function("limits = { concurrency = 0 }"),

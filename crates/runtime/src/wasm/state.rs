@@ -512,6 +512,9 @@ mod tests {
             egress: Arc::new([format!("http://{host}").parse().unwrap()]),
             instances: Default::default(),
             limits: Default::default(),
+            subscriptions: Arc::default(),
+            schedules: Arc::default(),
+            has_routes: true,
         };
         Function::new(&Runtime::new(config, logs, Metrics::new("test")).unwrap(), spec)
     }
