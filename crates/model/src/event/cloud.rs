@@ -474,3 +474,185 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 /// The name of a member, borrowed where it can be.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> AttributeName {
+        text.parse().unwrap()
+    }
+
+    fn complete(draft: Draft) -> Result<Event, EventError> {
+        draft.complete(&"shop".parse().unwrap(), &"orders".parse().unwrap(), || "drawn".into(), 1_000)
+    }
+
+    /// What a request with these headers publishes.
+    fn http(headers: &[(&str, &str)], body: &[u8]) -> Result<Vec<Event>, EventError> {
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        read_http(headers, Bytes::copy_from_slice(body))?.into_iter().map(complete).collect()
+    }
+
+    const REQUIRED: [(&str, &str); 4] =
+        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+
+    fn binary(more: &[(&'static str, &'static str)], body: &[u8]) -> Result<Event, EventError> {
+        let headers: Vec<_> = REQUIRED.iter().chain(more).copied().collect();
+        http(&headers, body).map(|events| events.into_iter().next().unwrap())
+    }
+
+    fn json(text: &str) -> Result<Event, EventError> {
+        Draft::from_json(text.as_bytes()).and_then(complete)
+    }
+
+    fn written(event: &Event) -> String {
+        let mut out = Vec::new();
+        event.write_json(&[], &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_plain_body_is_a_message_with_what_it_lacks() {
+        let events = http(&[("content-type", "text/plain"), ("host", "a")], b"hello").unwrap();
+        assert_eq!(
+            written(&events[0]),
+            r#"{"specversion":"1.0","id":"drawn","source":"/apps/shop/topics/orders","type":"minnow.message","time":"1970-01-01T00:00:01Z","datacontenttype":"text/plain","data":"hello"}"#
+        );
+        assert_eq!(http(&[], b"").unwrap()[0].content_type, None);
+    }
+
+    #[test]
+    fn an_event_of_binary_mode_reads_back_from_its_headers_and_from_json() {
+        let event = binary(
+            &[
+                ("ce-subject", "%E2%82%AC%20and%20%22%25%22"),
+                ("ce-time", "2026-11-27T10:00:00.5+01:00"),
+                ("ce-partitionkey", "\"a \\\"b\\\"\""),
+                ("content-type", "application/json"),
+            ],
+            br#"{"total": 1}"#,
+        )
+        .unwrap();
+        assert_eq!(event.subject.as_deref(), Some("€ and \"%\""));
+        assert_eq!(event.extensions[&name("partitionkey")], "a \"b\"");
+        let headers = event.to_headers(&[("sequence", "00000000000000000007")]);
+        insta::assert_snapshot!(
+            headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
+        );
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut again = http(&headers, &event.data).unwrap().remove(0);
+        assert_eq!(again.extensions.remove("sequence").as_deref(), Some("00000000000000000007"));
+        assert_eq!(again, event);
+        assert_eq!(json(&written(&event)).unwrap(), event);
+    }
+
+    #[test]
+    fn data_is_written_as_its_type_says() {
+        for (content_type, data, member) in [
+            ("application/json", &br#"{"a":[1,2]}"#[..], r#","data":{"a":[1,2]}}"#),
+            ("application/vnd.shop+json; charset=utf-8", b"null", r#","data":null}"#),
+            ("text/plain", b"a\"b", r#","data":"a\"b"}"#),
+            ("text/plain", b"\xff", r#","data_base64":"/w=="}"#),
+            ("application/octet-stream", b"ab", r#","data_base64":"YWI="}"#),
+        ] {
+            let event = complete(Draft::plain(Some(content_type.into()), Bytes::copy_from_slice(data))).unwrap();
+            let text = written(&event);
+            assert!(text.ends_with(member), "{text}");
+            let again = json(&text).unwrap();
+            assert_eq!(again, event);
+        }
+        assert!(!written(&complete(Draft::default()).unwrap()).contains("data"));
+    }
+
+    #[test]
+    fn a_batch_is_read_and_written() {
+        let one = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","answer":42,"hot":true,"none":null,"data":[1, 2]}"#;
+        let headers = [("content-type", "Application/CloudEvents-Batch+JSON; charset=utf-8")];
+        let events = http(&headers, format!("[{one},{}]", one.replace("\"1\"", "\"2\"")).as_bytes()).unwrap();
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[0].content_type.as_deref(), Some("application/json"));
+        assert_eq!((events[0].extensions["answer"].as_str(), events[0].extensions["hot"].as_str()), ("42", "true"));
+        assert_eq!(&events[0].data[..], b"[1, 2]");
+        let batch = write_batch(events.iter().map(|event| (event, vec![("deliverycount", "1")])));
+        let again = Draft::batch_from_json(&batch).unwrap();
+        assert_eq!(again.iter().map(|draft| draft.id.as_deref()).collect::<Vec<_>>(), [Some("1"), Some("2")]);
+        assert_eq!(again[0].extensions["deliverycount"], "1");
+        assert_eq!(write_batch([]), b"[]");
+        let headers = [("content-type", "application/cloudevents+json")];
+        assert_eq!(http(&headers, one.as_bytes()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_event_is_told() {
+        let event = |more: &str| json(&format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t"{more}}}"#));
+        let long = "x".repeat(1025);
+        let many: String = (0..65).map(|n| format!(",\"a{n}\":\"\"")).collect();
+        let heavy: String = (0..20).map(|n| format!(",\"a{n}\":\"{}\"", "x".repeat(1000))).collect();
+        for (result, expected) in [
+            (http(&[("ce-id", "1")], b"").map(drop), "the event has no `specversion`"),
+            (http(&REQUIRED[..3], b"").map(drop), "the event has no `type`"),
+            (
+                http(&[("ce-specversion", "0.3"), REQUIRED[1], REQUIRED[2], REQUIRED[3]], b"").map(drop),
+                "`specversion` is `0.3`",
+            ),
+            (binary(&[("ce-id", "2")], b"").map(drop), "the attribute `id` stands twice"),
+            (binary(&[("ce-subject", "")], b"").map(drop), "the attribute `subject` is empty"),
+            (binary(&[("ce-my_name", "x")], b"").map(drop), "`my_name` is not the name of an attribute"),
+            (binary(&[("ce-data", "x")], b"").map(drop), "`ce-data` is not the name of an attribute"),
+            (binary(&[("ce-abcdefghijklmnopqrstu", "x")], b"").map(drop), "is not the name of an attribute"),
+            (binary(&[("ce-x", "%ff")], b"").map(drop), "`x` holds a control character, or is not UTF-8"),
+            (binary(&[("ce-x", "a%0Ab")], b"").map(drop), "`x` holds a control character"),
+            (binary(&[("ce-time", "now")], b"").map(drop), "the time `now` is not one of RFC 3339"),
+            (binary(&[("ce-time", "1969-12-31T00:00:00Z")], b"").map(drop), "since 1970"),
+            (binary(&[("content-type", "application/json")], b"{").map(drop), "`application/json` and is no JSON"),
+            (binary(&[("content-type", "application/json")], b"1 2").map(drop), "is no JSON"),
+            (binary(&[("content-type", "application/json")], b"\"\xff\"").map(drop), "is no JSON"),
+            (binary(&[], &vec![0; MAX_DATA_BYTES + 1]).map(drop), "the data has 786433 bytes, the most is 786432"),
+            (event(&format!(r#","x":"{long}""#)).map(drop), "the attribute `x` has 1025 bytes, the most is 1024"),
+            (event(&many).map(drop), "the event has 65 extension attributes, the most is 64"),
+            (event(&heavy).map(drop), "bytes together, the most is 16384"),
+            (event(r#","x":1.5"#).map(drop), "`x` is neither a string nor a whole number"),
+            (event(r#","x":4294967296"#).map(drop), "`x` is neither"),
+            (event(r#","x":{}"#).map(drop), "`x` is neither"),
+            (event(r#","id":"2""#).map(drop), "`id` stands twice"),
+            (event(r#","data":1,"data_base64":"YQ==""#).map(drop), "both `data` and `data_base64`"),
+            (event(r#","data_base64":"?""#).map(drop), "`data_base64` is not base64"),
+            (
+                event(r#","datacontenttype":"text/plain","data":1"#).map(drop),
+                "said to be `text/plain`; write it as a string",
+            ),
+            (json("[]").map(drop), "this is no CloudEvent in JSON"),
+            (json("{").map(drop), "this is no CloudEvent in JSON"),
+            (http(&[("content-type", BATCH_TYPE)], b"[]").map(drop), "there is no event in the batch"),
+            (
+                http(&[("content-type", BATCH_TYPE)], format!("[{}{{}}]", "{},".repeat(100)).as_bytes()).map(drop),
+                "there are 101 events, the most at once is 100",
+            ),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected), "expected {expected}\ngot {error}");
+        }
+        let large = Draft { data: Bytes::from(vec![0; MAX_DATA_BYTES]), ..Draft::default() };
+        assert_eq!(check_publish(&vec![large; 6]), Err(EventError::Large(6 * MAX_DATA_BYTES)));
+        // JSON as deep as it likes takes no stack.
+        let deep = format!("{}{}", "[".repeat(300_000), "]".repeat(300_000));
+        assert!(complete(Draft::plain(Some("application/json".into()), deep.into())).is_ok());
+    }
+
+    #[test]
+    fn an_order_is_by_any_attribute() {
+        let event =
+            complete(Draft { subject: Some("eu".into()), ..Draft::default() }.with_key(Some("ada".into()))).unwrap();
+        for (attribute, value) in [
+            ("id", Some("drawn")),
+            ("type", Some("minnow.message")),
+            ("source", Some("/apps/shop/topics/orders")),
+            ("subject", Some("eu")),
+            ("partitionkey", Some("ada")),
+            ("customer", None),
+            ("time", None),
+        ] {
+            assert_eq!(event.attribute(&name(attribute)), value, "{attribute}");
+        }
+    }
+}
