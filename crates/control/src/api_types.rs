@@ -1,5 +1,7 @@
 //! The bodies of the control API, as the server writes them and the CLI reads them.
 
+mod events;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use minnow_model::{
@@ -7,6 +9,8 @@ use minnow_model::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use events::*;
 
 /// `GET /v1/node`: what node this is.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -37,6 +37,8 @@ pub enum ControlError {
     NoToken(String),
     #[error("app `{app}` has no {} `{name}`{}", kind.noun(), there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
     NoStore { app: AppName, kind: StoreKind, name: StoreName, there: Option<String> },
+    #[error("no live app has a topic `{0}`; `minnow topic list --app APP` shows those of an app")]
+    NoTopic(StoreName),
     #[error("the store has no key `{0}`")]
     NoKey(String),
     /// A migration that was to run before a deploy.
@@ -112,6 +114,7 @@ impl ControlError {
             | Self::NoSecret(..)
             | Self::NoBlob(_)
             | Self::NoStore { .. }
+            | Self::NoTopic(_)
             | Self::NoKey(_)
             | Self::NoToken(_) => Code::NotFound,
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
@@ -146,7 +149,9 @@ impl ControlError {
             Self::Function(problem) => Problem::clone(problem),
             // Which of its bounds a bucket has reached is for the operator to know, and names no file.
             Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
-            Self::Topic(error @ TopicError::Full(Bound::Bytes(_) | Bound::Messages(_))) => problem.detail(error.to_string()),
+            Self::Topic(error @ TopicError::Full(Bound::Bytes(_) | Bound::Messages(_))) => {
+                problem.detail(error.to_string())
+            }
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),

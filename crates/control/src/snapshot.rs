@@ -6,8 +6,8 @@ use std::{
 };
 
 use minnow_model::{
-    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, Schedule, StoreGrant, StoreId, StoreKind,
-    StoreName, Subscription, Tenant, Topic,
+    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, Schedule, StoreGrant, StoreId,
+    StoreKind, StoreName, Subscription, Tenant, Topic,
 };
 use minnow_runtime::{
     Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,

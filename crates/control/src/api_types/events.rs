@@ -1,0 +1,241 @@
+//! Topics, dead letters and schedules, over the wire.
+
+use minnow_model::{AppName, FunctionName, StoreName, event::WhenFull};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+/// Query of `POST /v1/topics/{topic}`, whose body is what is published.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct PublishQuery {
+    /// The app that has the topic. It may be left out where only one live app has a topic of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub app: Option<AppName>,
+    /// Holds the messages back for so long, in milliseconds: at most a week.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+}
+
+/// `POST /v1/topics/{topic}`: what became of the messages, in their order. They are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventsSent {
+    pub sent: Vec<EventSent>,
+}
+
+/// One message that was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventSent {
+    /// The event's `id`.
+    pub id: String,
+    /// Its place in the topic; absent while it is held back. That of a duplicate is the place of the first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub position: Option<u64>,
+    /// Whether its source has published the id in the last two minutes. Nothing was added then.
+    pub duplicate: bool,
+}
+
+/// `GET /v1/apps/{app}/topics`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopicList {
+    /// By name.
+    pub topics: Vec<TopicInfo>,
+}
+
+/// One topic of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopicInfo {
+    #[schema(value_type = String)]
+    pub name: StoreName,
+    /// What it may hold; absent for one that no live version declares.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub bounds: Option<TopicBounds>,
+    /// Messages, with those that are held back.
+    pub messages: u64,
+    /// What they take together, attributes and data.
+    pub bytes: u64,
+    /// The first and the last position that are there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub first: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub last: Option<u64>,
+    /// Messages that are held back.
+    pub delayed: u64,
+    /// When the first of them is due, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next_delayed_ms: Option<u64>,
+    /// The functions that follow it, or did in the last week.
+    pub consumers: Vec<ConsumerInfo>,
+}
+
+/// What a topic may hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopicBounds {
+    pub retention_ms: u64,
+    pub max_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub max_messages: Option<u64>,
+    pub when_full: WhenFull,
+}
+
+/// How far a function has come in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConsumerInfo {
+    #[schema(value_type = String)]
+    pub function: FunctionName,
+    /// Messages that are not done.
+    pub lag: u64,
+    /// When the oldest of them was taken, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub oldest_ms: Option<u64>,
+    /// Messages that are delivered, or wait to be delivered again.
+    pub outstanding: u64,
+    /// Those of them that failed and come again.
+    pub retrying: u64,
+    /// When the next of these comes, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next_retry_ms: Option<u64>,
+    /// Its dead letters.
+    pub dead: u64,
+    /// Messages that went before they were done, since the node started.
+    pub expired: u64,
+    /// Since when no live version follows the topic, in milliseconds since the Unix epoch. It then holds nothing back.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub left_ms: Option<u64>,
+}
+
+/// Query of `GET /v1/apps/{app}/topics/{topic}/messages`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct MessagesQuery {
+    /// Only messages after this position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// Only messages that were taken then or later, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// At most this many messages of those that are there, 1 to 10000; 1000 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Goes on with what comes, until the caller goes away.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// `POST /v1/apps/{app}/topics/{topic}/replay`: where a function goes on. Either `position` or `time_ms`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    #[schema(value_type = String)]
+    pub function: FunctionName,
+    /// With this message, or the first one after it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub position: Option<u64>,
+    /// With the first message that was taken then or later, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub time_ms: Option<u64>,
+}
+
+/// Query of `GET /v1/apps/{app}/topics/{topic}/dead`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DeadQuery {
+    /// Only those of this function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub function: Option<FunctionName>,
+    /// The `next` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most this many, 1 to 1000; 100 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Some dead letters of a topic, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetters {
+    pub letters: Vec<DeadLetterInfo>,
+    /// Where the next page begins, for `after`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next: Option<u64>,
+}
+
+/// A message that a function did not get done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterInfo {
+    /// What it is called by, for its topic.
+    pub number: u64,
+    #[schema(value_type = String)]
+    pub function: FunctionName,
+    /// The place that the message had in the topic.
+    pub position: u64,
+    /// When the topic took the message, in milliseconds since the Unix epoch.
+    pub taken_ms: u64,
+    /// When it became a dead letter, likewise.
+    pub died_ms: u64,
+    /// How often it was delivered in vain.
+    pub tries: u32,
+    /// Why: the code of an error, a status, or what the message is.
+    pub reason: String,
+    /// The status of the last answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub status: Option<u16>,
+    /// The event's `id`.
+    pub id: String,
+    /// The event's `type`.
+    pub r#type: String,
+    /// Its data, in bytes.
+    pub bytes: u64,
+    /// The topic that has not got its copy yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>, required = false)]
+    pub forward: Option<StoreName>,
+    /// Whether it is to be delivered again.
+    pub again: bool,
+}
+
+/// `GET /v1/apps/{app}/topics/{topic}/dead/{number}`: all that is known of a dead letter.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterDetail {
+    pub letter: DeadLetterInfo,
+    /// The body of the last answer, or its beginning, with `�` for what is not UTF-8.
+    pub answer: String,
+    /// The message as a CloudEvent in JSON.
+    #[schema(value_type = Object)]
+    pub event: Box<RawValue>,
+}
+
+/// Which dead letters of a topic a call is about.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DeadOf {
+    /// All of this function.
+    #[schema(value_type = String)]
+    #[param(value_type = String)]
+    pub function: FunctionName,
+}
+
+/// How many dead letters it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadCount {
+    pub letters: u64,
+}
