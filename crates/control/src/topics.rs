@@ -4,14 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
-use minnow_model::{
-    AppName, StoreId, StoreKind, StoreName, Tenant, TopicRules,
-    event::{Draft, MAX_PUBLISH},
-};
+use minnow_model::{AppName, StoreId, StoreKind, StoreName, Tenant, TopicRules, event::Draft};
 use minnow_runtime::LiveApp;
 use minnow_store::{
     TopicError, Topics,
-    topic::{ConsumerSurvey, DeadInfo, DeadLetter, Logged, MAX_PAGE, Outgoing, Survey, To, Which},
+    topic::{ConsumerSurvey, DeadInfo, DeadLetter, Logged, MAX_PAGE, Survey, To, Which},
 };
 
 use crate::{
@@ -20,7 +17,6 @@ use crate::{
         ConsumerInfo, DeadCount, DeadLetterDetail, DeadLetterInfo, DeadLetters, DeadQuery, EventSent, EventsSent,
         MessagesQuery, PublishQuery, ReplayRequest, TopicBounds, TopicInfo, TopicList,
     },
-    tokens::fill_random,
 };
 
 /// Messages that are read when the caller does not say.
@@ -45,17 +41,9 @@ impl Control {
     ) -> Result<EventsSent, ControlError> {
         let (app, rules) = self.topic_to_publish(tenant, topic, query.app)?;
         let delay = Duration::from_millis(query.delay_ms.unwrap_or_default());
-        let now_ms = self.config.clock.now_ms();
-        let mut events = Vec::with_capacity(drafts.len().min(MAX_PUBLISH));
-        for draft in drafts {
-            let has_own_id = draft.id.is_some();
-            let mut id = [0; 16];
-            fill_random(&mut id)?;
-            let event = draft.complete(&app, topic, || hex::encode(id), now_ms).map_err(TopicError::Event)?;
-            events.push(Outgoing { event, delay, has_own_id });
-        }
         let id = StoreId { tenant: tenant.clone(), app, name: topic.clone() };
-        let sent = self.topics().publish(&id, &rules, events).await?;
+        let messages = drafts.into_iter().map(|draft| (draft, delay)).collect();
+        let sent = self.runtime.publish(&id, &rules, messages).await?;
         let sent = sent.into_iter().map(|sent| EventSent {
             id: sent.id.to_string(),
             position: sent.position,

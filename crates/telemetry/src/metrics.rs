@@ -5,6 +5,7 @@
 //! series is bounded by what is deployed: [`Metrics::deployed`] drops those of versions that are long gone. Recording
 //! touches atomics only; all text is made at scrape time, in `exposition`.
 
+mod events;
 mod exposition;
 mod instrument;
 mod tally;
@@ -21,8 +22,9 @@ use std::{
 use minnow_model::{AppName, Code, FunctionName, Tenant, Usage, Version};
 use prometheus_client::registry::Registry;
 
-use self::{exposition::Exposition, instrument::Histogram};
+use self::{events::EventInstruments, exposition::Exposition, instrument::Histogram};
 pub use self::{
+    events::{ScheduleMetrics, SubscriptionMetrics, TopicMetrics},
     instrument::{Counter, Gauge, Held},
     tally::Tally,
 };
@@ -54,6 +56,7 @@ struct Instruments {
     apps: Gauge,
     versions: Gauge,
     log_lines_dropped: Counter,
+    events: EventInstruments,
 }
 
 /// Which function of which version.
@@ -90,6 +93,7 @@ impl Metrics {
             apps: Gauge::default(),
             versions: Gauge::default(),
             log_lines_dropped: Counter::default(),
+            events: EventInstruments::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Exposition(Arc::clone(&instruments))));
@@ -149,8 +153,9 @@ impl Metrics {
         of_version.fold(Tally::default(), |sum, (_, metrics)| sum.plus(&metrics.tally()))
     }
 
-    /// Forgets a deleted app's functions.
+    /// Forgets a deleted app's functions and topics.
     pub fn remove_app(&self, tenant: &Tenant, app: &AppName) {
+        self.instruments.events.remove_app(tenant, app);
         let mut functions = self.instruments.functions.write().unwrap_or_else(PoisonError::into_inner);
         functions.retain(|key, _| !key.is_of(tenant, app));
     }

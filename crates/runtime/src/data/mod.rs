@@ -3,6 +3,7 @@
 
 pub mod blob_headers;
 pub mod signed;
+pub mod topics;
 
 use std::{
     collections::BTreeMap,

@@ -34,6 +34,7 @@ impl Collector for Exposition {
             })
             .collect();
         encode_functions(&mut encoder, &functions)?;
+        instruments.events.encode(&mut encoder)?;
         encode_node(&mut encoder, instruments)?;
         encode_process(&mut encoder)
     }
