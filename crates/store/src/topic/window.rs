@@ -123,7 +123,7 @@ pub(super) struct Window {
     upto: u64,
     /// Messages up to here were looked at.
     read: u64,
-    /// The last one that is done.
+    /// The last one that is done or comes again: `upto` becomes this, so that no hole is beyond it.
     passed: u64,
     items: BTreeMap<u64, Item>,
     /// Those of [`State::Ready`] that go in a batch, and those that go alone.
@@ -149,7 +149,6 @@ impl Window {
         let Stored { generation, upto, holes, again } = stored;
         let mut window = Self { generation, upto, read: upto, passed: upto, ..Self::default() };
         for (hole, key) in holes {
-            // One beyond `upto` was not passed yet: it is read again there, but where it failed it keeps its time.
             let wait_ms = hole.due_ms.saturating_sub(now.wall_ms).min(MAX_RETRY.as_millis() as u64);
             let Hole { position, tries, due_ms, first_ms } = hole;
             let state = State::Waits(now.running_ms + wait_ms);
@@ -295,11 +294,6 @@ impl Window {
 
     /// Takes a message that is new, the next after [`Window::read`].
     pub(super) fn offer(&mut self, position: u64, key: Option<u64>, batch: u64, now: Moment) -> Offered {
-        // It failed before a crash, and comes when its time is over.
-        if self.items.contains_key(&position) {
-            self.read = self.read.max(position);
-            return Offered::Blocked;
-        }
         if self.items.len() >= MAX_OUTSTANDING {
             return Offered::Full;
         }
@@ -360,6 +354,7 @@ impl Window {
                 let key = item.key;
                 self.waits.insert((due, At::Log(position)));
                 self.dirty.insert(position);
+                self.passed = self.passed.max(position);
                 self.take_back(key, position, batch);
             }
             Settled::Release => {

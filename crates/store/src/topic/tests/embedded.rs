@@ -1,0 +1,5 @@
+//! The backend of SQLite files.
+
+use super::{contract::contract_tests, *};
+
+contract_tests!(embedded_topics());
