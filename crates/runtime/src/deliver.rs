@@ -16,7 +16,7 @@ use http::{
 };
 use http_body_util::{BodyExt as _, Full};
 use minnow_model::{
-    RequestId, ScheduleName, StoreName,
+    Level, LogSource, RequestId, ScheduleName, StoreName,
     event::{self, Event},
     problem::Code,
 };
@@ -116,6 +116,13 @@ impl Runtime {
             Invocation { id, trace, request, scheme: "http", peer: None, script_len: 0, upgrade: None, on_end: None };
         let outcome = self.run_in(place, Arc::clone(&run), invocation).await;
         read(outcome, function, &run).await
+    }
+}
+
+impl Function {
+    /// Writes a line of the node's own into the function's log.
+    pub fn note(&self, level: Level, id: Option<RequestId>, message: String) {
+        self.log(level, LogSource::Node, id, message);
     }
 }
 
