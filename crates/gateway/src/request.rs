@@ -15,6 +15,7 @@ use minnow_runtime::{
     Body, Function, Invocation, TraceContext, data::signed, invocation::Upgrade, remove_hop_by_hop,
     response::content_length,
 };
+use percent_encoding::percent_decode_str;
 
 use crate::{
     blob,
@@ -130,9 +131,38 @@ fn locate(node: &Node, head: &request::Parts) -> Result<(Target, Option<Authorit
     if head.uri.path().starts_with(signed::PREFIX) {
         return Ok((Target::Blob(Arc::clone(app)), authority));
     }
+    // A function that is called there is called by the node.
+    if is_reserved(head.uri.path()) {
+        return Err(Code::NoRoute.into());
+    }
     let version = target::version(app, &head.headers).ok_or(Code::UnknownApp)?;
     Ok((target::find(version, &head.method, head.uri.path()), authority))
 }
+
+/// Whether the path leads to where only the node itself calls functions, in any way in which a function may read it: with its escapes
+/// decoded, `.` and `..` resolved, `\` for `/` (as the URL standard has it), and several `/` for one.
+fn is_reserved(path: &str) -> bool {
+    // Nearly all paths end here.
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+        return false;
+    }
+    let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
+    if !decoded.windows(RESERVED.len()).any(|part| part == RESERVED) {
+        return false;
+    }
+    let mut resolved: Vec<&[u8]> = Vec::new();
+    for segment in decoded.split(|byte| matches!(byte, b'/' | b'\\')) {
+        match segment {
+            b"" | b"." => {}
+            b".." => drop(resolved.pop()),
+            segment => resolved.push(segment),
+        }
+    }
+    resolved.first().is_some_and(|first| *first == RESERVED)
+}
+
+/// The folder of [`minnow_runtime::deliver::PREFIX`].
+const RESERVED: &[u8] = b".minnow";
 
 fn lower_case(label: &str) -> Cow<'_, str> {
     if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -273,8 +303,37 @@ fn redirect_into_folder(node: &Node, uri: &Uri) -> Response<Content> {
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt, Full};
+    use minnow_runtime::deliver;
 
     use super::*;
+
+    #[test]
+    fn what_the_node_calls_functions_at_is_reached_by_nobody_else() {
+        assert_eq!(deliver::PREFIX.as_bytes(), [b"/", RESERVED, b"/"].concat());
+        for (path, expected) in [
+            ("/.minnow/topics/orders", true),
+            ("/.minnow/", true),
+            ("/%2eminnow/topics/orders", true),
+            ("/.%6Dinnow%2ftopics/orders", true),
+            ("%2F.minnow/topics/orders", true),
+            ("/.minnow", true),
+            ("//.minnow/topics/orders", true),
+            ("/./.minnow/topics/orders", true),
+            ("/a/../.minnow/topics/orders", true),
+            ("/a/%2e%2E/%2eminnow/topics/orders", true),
+            ("/../.minnow/x", true),
+            ("/\\.minnow\\topics/orders", true),
+            ("/.minnows/x", false),
+            ("/a/.minnow/topics/orders", false),
+            ("/.minnow/../a", false),
+            ("/%252eminnow/topics/orders", false),
+            ("/a.html", false),
+            ("/", false),
+            ("*", false),
+        ] {
+            assert_eq!(is_reserved(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn a_function_gets_the_whole_uri() {
