@@ -43,7 +43,7 @@ use crate::{
 
 /// Data of messages that wait to be written to one topic, in bytes. A publish goes on when its caller stops waiting, so who gives up and
 /// comes again would fill the node's memory otherwise.
-const QUEUED_BYTES: u32 = 16 << 20;
+pub(super) const QUEUED_BYTES: u32 = 16 << 20;
 /// Pages that each connection of a topic keeps in memory, in KiB: what is read was written just before, or is read once.
 const CACHE_KIB: u32 = 512;
 /// Messages that become due and are given their positions in one write, and their data in bytes: some milliseconds.
@@ -83,7 +83,7 @@ type OfFunction = (StoreId, FunctionName);
 
 #[derive(Clone)]
 pub(super) struct Embedded {
-    stores: OpenStores<Open>,
+    pub(super) stores: OpenStores<Open>,
     times: Times,
     common: Arc<Common>,
 }
@@ -99,10 +99,10 @@ struct Common {
 }
 
 /// A topic that is open.
-struct Open {
-    database: Database,
+pub(super) struct Open {
+    pub(super) database: Database,
     /// [`QUEUED_BYTES`].
-    queue: Arc<Semaphore>,
+    pub(super) queue: Arc<Semaphore>,
     /// What the file may take, as it was set last.
     file_bytes: Arc<AtomicU64>,
 }

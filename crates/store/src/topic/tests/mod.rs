@@ -3,6 +3,7 @@
 mod contract;
 mod crash;
 mod embedded;
+mod window;
 
 use std::{
     collections::BTreeMap,
