@@ -121,7 +121,15 @@ impl Rows {
                 for ScheduleRow { function, name, due, since_ms, last_ms } in begun {
                     let sql = "INSERT OR REPLACE INTO schedule (tenant, app, function, name, due, since_ms, last_ms) \
                                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-                    let row = params![tenant.as_str(), app.as_str(), function.as_str(), name.as_str(), due, since_ms, last_ms];
+                    let row = params![
+                        tenant.as_str(),
+                        app.as_str(),
+                        function.as_str(),
+                        name.as_str(),
+                        due,
+                        since_ms,
+                        last_ms
+                    ];
                     connection.prepare_cached(sql)?.execute(row)?;
                 }
                 for (function, name) in gone {

@@ -43,6 +43,9 @@ const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
 /// The shortest time until a message that is due is looked for again: that it was not given has its reason, such as a key.
 const LOOK_FOR_DUE_MS: u64 = 50;
 
+/// How often a task that has something to do notes how far the function has come.
+const NOTE: Duration = Duration::from_secs(5);
+
 /// When a follower whose task broke down is looked at again.
 const AFTER_PANIC_MS: u64 = 1000;
 
@@ -58,6 +61,7 @@ pub(crate) async fn run(shared: Arc<Shared>, follower: Arc<Follower>) {
         stop,
         under_way: FuturesUnordered::new(),
         settling: FuturesUnordered::new(),
+        noted: Instant::now(),
     };
     task.work().await;
     guard.has_ended = true;
@@ -90,6 +94,8 @@ struct Task<'a> {
     under_way: FuturesUnordered<Boxed<Ended>>,
     /// Writes of what was settled, which nobody else waits for.
     settling: FuturesUnordered<Boxed<Result<(), TopicError>>>,
+    /// When it was noted last how far the function has come.
+    noted: Instant,
 }
 
 /// A delivery that has ended.
@@ -121,10 +127,20 @@ impl Task<'_> {
                 self.drain().await;
                 return self.follower.stop();
             }
+            if self.noted.elapsed() >= NOTE {
+                self.note().await;
+            }
             match self.step().await {
                 Step::Again => {}
                 Step::Wait(until) => self.wait(until).await,
                 Step::Nothing(due_ms) => {
+                    if self.consumer().is_some_and(|consumer| consumer.outstanding() == 0) {
+                        let metrics = self.follower.metrics(&self.shared.metrics);
+                        metrics.lag.set(0);
+                        metrics.set_oldest(None);
+                    } else {
+                        self.note().await;
+                    }
                     *self.follower.kept() = std::mem::take(&mut self.kept);
                     if let Some(due_ms) = due_ms {
                         let due_ms = due_ms.max(self.shared.now_ms() + LOOK_FOR_DUE_MS);
@@ -211,6 +227,17 @@ impl Task<'_> {
         Step::Again
     }
 
+    /// Notes how far the function has come.
+    async fn note(&mut self) {
+        self.noted = Instant::now();
+        // What cannot be read is told when it is to be delivered.
+        if let Ok(survey) = self.shared.topics.survey(&self.follower.topic).await
+            && let Some(own) = survey.consumers.iter().find(|consumer| consumer.function == self.follower.function)
+        {
+            self.follower.note_survey(own, &self.shared.metrics);
+        }
+    }
+
     fn consumer(&self) -> Option<&Consumer> {
         self.kept.consumer.as_ref().map(|(_, consumer)| consumer)
     }
@@ -279,6 +306,11 @@ impl Task<'_> {
     ) {
         let shared = Arc::clone(self.shared);
         let topic = self.follower.topic.clone();
+        let now_ms = shared.now_ms();
+        let metrics = self.follower.metrics(&shared.metrics);
+        for delivery in deliveries.iter().filter(|delivery| delivery.tries == 0 && !delivery.alone) {
+            metrics.delivered_after(Duration::from_millis(now_ms.saturating_sub(delivery.time_ms)));
+        }
         self.under_way.push(Box::pin(async move {
             let permit = permit.map(|permit| fitted(permit, &deliveries));
             let is_batch = subscription(picked.spec(), &topic.name).is_some_and(|own| own.batch > 1);
@@ -322,7 +354,15 @@ impl Task<'_> {
             None => self.go_on(),
         }
         let mut forwards = false;
+        let metrics = self.follower.metrics(&self.shared.metrics);
         for ((_, _, settled), delivery) in verdict.results.iter().zip(&deliveries) {
+            match settled {
+                Settled::Done => metrics.done.add(1),
+                Settled::Retry { counted: true, .. } => metrics.retry.add(1),
+                Settled::Retry { counted: false, .. } => metrics.later.add(1),
+                Settled::Release => {}
+                Settled::Dead(_) => metrics.dead.add(1),
+            }
             if let Settled::Dead(death) = settled {
                 forwards |= death.forward.is_some();
                 let tries = delivery.tries.saturating_add(1);
@@ -358,7 +398,9 @@ impl Task<'_> {
             TopicError::Busy | TopicError::NoConsumer(_) => {
                 tracing::debug!(app = %topic.app, topic = %topic.name, %error, "deliveries wait");
             }
-            error => tracing::warn!(app = %topic.app, topic = %topic.name, %error, "deliveries wait: the topic cannot be used"),
+            error => {
+                tracing::warn!(app = %topic.app, topic = %topic.name, %error, "deliveries wait: the topic cannot be used")
+            }
         }
         self.pause(Code::Internal, None);
         Step::Again

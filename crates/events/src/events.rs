@@ -18,6 +18,7 @@ use minnow_model::{
 };
 use minnow_runtime::{Delivered, Function, Happening, Live, Runtime, TraceContext};
 use minnow_store::{StoreError, TopicError, Topics, kv::Clock};
+use minnow_telemetry::Metrics;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
@@ -104,6 +105,7 @@ struct Worker {
 pub(crate) struct Shared {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) live: Arc<Live>,
+    pub(crate) metrics: Metrics,
     pub(crate) topics: Topics,
     pub(crate) rows: Rows,
     pub(crate) timer: Timer,
@@ -249,7 +251,12 @@ pub(crate) fn new_id() -> RequestId {
 impl Events {
     /// Starts to deliver to what is live, and goes on with what becomes so. Call it on the node's tokio runtime. Blocking, for
     /// milliseconds.
-    pub fn start(config: EventsConfig, runtime: Arc<Runtime>, live: Arc<Live>) -> Result<Arc<Self>, StartError> {
+    pub fn start(
+        config: EventsConfig,
+        runtime: Arc<Runtime>,
+        live: Arc<Live>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, StartError> {
         let EventsConfig { database, clock, domain, threads } = config;
         let rows = Rows::open(&database)?;
         let pending = schedules::pending(rows.ticks()?);
@@ -258,6 +265,7 @@ impl Events {
         let shared = Arc::new(Shared {
             runtime,
             live,
+            metrics,
             topics,
             rows,
             timer: Timer::default(),

@@ -62,7 +62,11 @@ fn settle(
         }
         // It does not become shorter.
         Delivered::Failed(Code::RequestTooLarge) => dead(
-            Failure { reason: "it is larger than the function's `limits.request_body`".into(), status: None, answer: &[] },
+            Failure {
+                reason: "it is larger than the function's `limits.request_body`".into(),
+                status: None,
+                answer: &[],
+            },
             subscription,
         ),
         Delivered::Failed(code) => {
@@ -180,7 +184,13 @@ mod tests {
                 dead("postponed: the function answered 503 with `retry-after` for a day", Some(503), "why"),
             ),
             ("a trap", Delivered::Failed(Code::FunctionTrapped), 0, 0, retry(1, true)),
-            ("the last trap", Delivered::Failed(Code::Timeout), 2, 0, dead("timeout: The function took too long", None, "")),
+            (
+                "the last trap",
+                Delivered::Failed(Code::Timeout),
+                2,
+                0,
+                dead("timeout: The function took too long", None, ""),
+            ),
             (
                 "too large",
                 Delivered::Failed(Code::RequestTooLarge),

@@ -14,6 +14,7 @@ use minnow_model::{
     event::{Missed, Overlap, When},
 };
 use minnow_runtime::{Delivered, Happening, LiveApp};
+use minnow_telemetry::metrics::ScheduleMetrics;
 
 use crate::{
     database::{Key, ScheduleRow, Tick},
@@ -200,7 +201,9 @@ impl Shared {
         let known = |key: &(FunctionName, ScheduleName)| before.and_then(|before| before.schedules.get(key));
         let gone = before.into_iter().flat_map(|before| before.schedules.keys());
         let gone: Vec<_> = gone.filter(|key| !wanted.contains_key(key)).cloned().collect();
-        let is_new = |(key, schedule): (&(FunctionName, ScheduleName), &Schedule)| known(key).is_none_or(|known| known.schedule.when != schedule.when);
+        let is_new = |(key, schedule): (&(FunctionName, ScheduleName), &Schedule)| {
+            known(key).is_none_or(|known| known.schedule.when != schedule.when)
+        };
         let rows = if wanted.iter().any(is_new) {
             match self.rows.schedules(tenant, &app.name).await {
                 Ok(rows) => rows,
@@ -274,6 +277,10 @@ impl Shared {
         }
     }
 
+    fn schedule_metrics(&self, key: &Key) -> Arc<ScheduleMetrics> {
+        self.metrics.schedules(&key.tenant, &key.app, &key.function)
+    }
+
     /// The schedule as it is live now.
     fn current(&self, key: &Key) -> Option<Arc<ScheduleEntry>> {
         let app = self.entry(&key.tenant, &key.app)?;
@@ -291,6 +298,7 @@ impl Shared {
             match due(&schedule.schedule, schedule.since_ms, state.last_ms, self.started_ms, now_ms) {
                 Due::NotBefore(_) => {}
                 Due::Missed(due_ms) => {
+                    self.schedule_metrics(&schedule.key).missed.add(1);
                     state.last_ms = Some(due_ms);
                     notes.push((tick(due_ms), false));
                 }
@@ -300,10 +308,13 @@ impl Shared {
                     match fate {
                         Fate::Start => starts.push((Arc::clone(&schedule), tick(due_ms))),
                         Fate::Wait => {}
-                        Fate::Skip => tracing::debug!(
-                            app = %schedule.key.app, function = %schedule.key.function, schedule = %schedule.key.name,
-                            "a tick is skipped: the one before is not done"
-                        ),
+                        Fate::Skip => {
+                            self.schedule_metrics(&schedule.key).skipped.add(1);
+                            tracing::debug!(
+                                app = %schedule.key.app, function = %schedule.key.function, schedule = %schedule.key.name,
+                                "a tick is skipped: the one before is not done"
+                            );
+                        }
                     }
                 }
             }
@@ -374,6 +385,10 @@ async fn deliver(shared: &Shared, schedule: &ScheduleEntry, tick: &Tick, id: Req
         due_ms: tick.due_ms,
         id: tick.id(),
     };
+    let metrics = shared.schedule_metrics(&schedule.key);
+    if !tick.asked {
+        metrics.started_after(Duration::from_millis(shared.now_ms().saturating_sub(tick.due_ms)));
+    }
     let began = Instant::now();
     let mut pause = Pause::default();
     loop {
@@ -392,7 +407,10 @@ async fn deliver(shared: &Shared, schedule: &ScheduleEntry, tick: &Tick, id: Req
             }
         };
         let failure = match delivered {
-            Delivered::Answered { status: 200..=299, .. } => return true,
+            Delivered::Answered { status: 200..=299, .. } => {
+                metrics.run.add(1);
+                return true;
+            }
             Delivered::NotNow(code, after) => {
                 let now = Instant::now();
                 if pause.extend(code, after, now) {
@@ -408,8 +426,13 @@ async fn deliver(shared: &Shared, schedule: &ScheduleEntry, tick: &Tick, id: Req
             Delivered::Answered { status, .. } => format!("the function answered {status}"),
             Delivered::Failed(code) => format!("{}: {}", code.as_str(), code.title()),
         };
+        metrics.failed.add(1);
         let due = minnow_model::event::time_text(tick.due_ms);
-        choice.picked.note(Level::Error, Some(id), format!("the tick of {due} of the schedule `{name}` failed: {failure}"));
+        choice.picked.note(
+            Level::Error,
+            Some(id),
+            format!("the tick of {due} of the schedule `{name}` failed: {failure}"),
+        );
         return true;
     }
 }
@@ -438,21 +461,109 @@ mod tests {
             ("to the moment", "0 * * * *", NOON - 10, None, NOON, Due::Run(NOON), Due::Run(NOON)),
             ("late", "0 * * * *", NOON - 10, None, NOON + LATE_MS, Due::Run(NOON), Due::Run(NOON)),
             ("very late", "0 * * * *", NOON - 10, None, NOON + LATE_MS + 1, Due::Run(NOON), Due::Missed(NOON)),
-            ("not twice", "0 * * * *", NOON - 10, Some(NOON), NOON, Due::NotBefore(Some(NOON + HOUR)), Due::NotBefore(Some(NOON + HOUR))),
+            (
+                "not twice",
+                "0 * * * *",
+                NOON - 10,
+                Some(NOON),
+                NOON,
+                Due::NotBefore(Some(NOON + HOUR)),
+                Due::NotBefore(Some(NOON + HOUR)),
+            ),
             // The clock was set back.
-            ("set back", "0 * * * *", NOON - 10, Some(NOON), NOON - HOUR, Due::NotBefore(Some(NOON + HOUR)), Due::NotBefore(Some(NOON + HOUR))),
+            (
+                "set back",
+                "0 * * * *",
+                NOON - 10,
+                Some(NOON),
+                NOON - HOUR,
+                Due::NotBefore(Some(NOON + HOUR)),
+                Due::NotBefore(Some(NOON + HOUR)),
+            ),
             // While the node was down: the latest of many.
             ("down", "*/5 * * * *", 0, Some(NOON - 9 * HOUR), NOON + 70_000, Due::Run(NOON), Due::Missed(NOON)),
-            ("down for years", "* * * * *", 0, Some(0), NOON + 70_000, Due::Run(NOON + 60_000), Due::Missed(NOON + 60_000)),
-            ("every, down", "@every 7s", 500, Some(7500), NOON, Due::Run(500 + (NOON - 500) / 7000 * 7000), Due::Missed(500 + (NOON - 500) / 7000 * 7000)),
-            ("down for a moment", "@every 1s", 0, Some(started - 5000), started, Due::Run(started), Due::Missed(started)),
-            ("busy for a moment", "@every 1s", 0, Some(NOON - 5000), NOON, Due::Run(NOON - 4000), Due::Run(NOON - 4000)),
+            (
+                "down for years",
+                "* * * * *",
+                0,
+                Some(0),
+                NOON + 70_000,
+                Due::Run(NOON + 60_000),
+                Due::Missed(NOON + 60_000),
+            ),
+            (
+                "every, down",
+                "@every 7s",
+                500,
+                Some(7500),
+                NOON,
+                Due::Run(500 + (NOON - 500) / 7000 * 7000),
+                Due::Missed(500 + (NOON - 500) / 7000 * 7000),
+            ),
+            (
+                "down for a moment",
+                "@every 1s",
+                0,
+                Some(started - 5000),
+                started,
+                Due::Run(started),
+                Due::Missed(started),
+            ),
+            (
+                "busy for a moment",
+                "@every 1s",
+                0,
+                Some(NOON - 5000),
+                NOON,
+                Due::Run(NOON - 4000),
+                Due::Run(NOON - 4000),
+            ),
             ("yearly", "0 0 1 1 *", 0, None, NOON, Due::Run(1_767_225_600_000), Due::Missed(1_767_225_600_000)),
-            ("once, later", "at 2026-11-27T13:00:00Z", NOON, None, NOON, Due::NotBefore(Some(NOON + HOUR)), Due::NotBefore(Some(NOON + HOUR))),
-            ("once, now", "at 2026-11-27T13:00:00Z", NOON, None, NOON + HOUR, Due::Run(NOON + HOUR), Due::Run(NOON + HOUR)),
-            ("once, done", "at 2026-11-27T13:00:00Z", NOON, Some(NOON + HOUR), NOON + HOUR, Due::NotBefore(None), Due::NotBefore(None)),
-            ("once, before it was deployed", "at 2026-11-27T11:00:00Z", NOON, None, NOON, Due::NotBefore(None), Due::NotBefore(None)),
-            ("once, while down", "at 2026-11-27T10:00:00Z", 0, None, NOON, Due::Run(NOON - 2 * HOUR), Due::Missed(NOON - 2 * HOUR)),
+            (
+                "once, later",
+                "at 2026-11-27T13:00:00Z",
+                NOON,
+                None,
+                NOON,
+                Due::NotBefore(Some(NOON + HOUR)),
+                Due::NotBefore(Some(NOON + HOUR)),
+            ),
+            (
+                "once, now",
+                "at 2026-11-27T13:00:00Z",
+                NOON,
+                None,
+                NOON + HOUR,
+                Due::Run(NOON + HOUR),
+                Due::Run(NOON + HOUR),
+            ),
+            (
+                "once, done",
+                "at 2026-11-27T13:00:00Z",
+                NOON,
+                Some(NOON + HOUR),
+                NOON + HOUR,
+                Due::NotBefore(None),
+                Due::NotBefore(None),
+            ),
+            (
+                "once, before it was deployed",
+                "at 2026-11-27T11:00:00Z",
+                NOON,
+                None,
+                NOON,
+                Due::NotBefore(None),
+                Due::NotBefore(None),
+            ),
+            (
+                "once, while down",
+                "at 2026-11-27T10:00:00Z",
+                0,
+                None,
+                NOON,
+                Due::Run(NOON - 2 * HOUR),
+                Due::Missed(NOON - 2 * HOUR),
+            ),
         ] {
             for (missed, expected) in [(Missed::Once, once), (Missed::Skip, skip)] {
                 assert_eq!(due(&schedule(cron, missed), since, last, started, now), expected, "{name} {missed:?}");

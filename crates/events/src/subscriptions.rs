@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,8 @@ use minnow_model::{
     AppName, FunctionName, ScheduleName, StoreId, StoreName, Subscription, Tenant, TopicRules, deployment::pick,
 };
 use minnow_runtime::{Function, FunctionSpec, LiveApp};
-use minnow_store::topic::{Consumer, ConsumerOptions, Ready};
+use minnow_store::topic::{Consumer, ConsumerOptions, ConsumerSurvey, Ready};
+use minnow_telemetry::{Metrics, metrics::SubscriptionMetrics};
 use tokio::sync::Notify;
 
 use crate::{
@@ -62,6 +63,10 @@ pub(crate) struct Follower {
     paused_ms: AtomicU64,
     /// What was missing may be there now: a pause is over.
     has_changed: AtomicBool,
+    /// Made with the first delivery.
+    metrics: OnceLock<Arc<SubscriptionMetrics>>,
+    /// Messages that went before they were done, as of the last look.
+    expired: AtomicU64,
 }
 
 /// There is no task.
@@ -118,6 +123,20 @@ impl Follower {
 
     pub(crate) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how far the function has come.
+    pub(crate) fn note_survey(&self, survey: &ConsumerSurvey, metrics: &Metrics) {
+        let metrics = self.metrics(metrics);
+        metrics.lag.set(i64::try_from(survey.lag).unwrap_or(i64::MAX));
+        metrics.set_oldest(survey.oldest_ms);
+        let before = self.expired.swap(survey.expired, Ordering::Relaxed);
+        metrics.expired.add(survey.expired.saturating_sub(before));
+    }
+
+    pub(crate) fn metrics(&self, metrics: &Metrics) -> &SubscriptionMetrics {
+        let StoreId { tenant, app, name } = &self.topic;
+        self.metrics.get_or_init(|| metrics.subscription(tenant, app, name, &self.function))
     }
 
     /// Notes for how long nothing is delivered.
@@ -237,7 +256,8 @@ impl Shared {
 
     /// Has the topic tended at a time.
     pub(crate) fn tend_at(&self, topic: &StoreId, at_ms: u64) {
-        if let Some(entry) = self.entry(&topic.tenant, &topic.app).as_ref().and_then(|app| app.topics.get(&topic.name)) {
+        if let Some(entry) = self.entry(&topic.tenant, &topic.app).as_ref().and_then(|app| app.topics.get(&topic.name))
+        {
             self.timer.set(entry.number, at_ms, What::Topic(topic.clone()));
         }
     }
@@ -348,6 +368,8 @@ impl Shared {
             kept: Mutex::default(),
             paused_ms: AtomicU64::new(0),
             has_changed: AtomicBool::new(false),
+            metrics: OnceLock::new(),
+            expired: AtomicU64::new(0),
         }
     }
 
@@ -385,6 +407,9 @@ impl Shared {
             let Some(follower) = entry.followers.iter().find(|follower| follower.function == consumer.function) else {
                 continue;
             };
+            if consumer.lag > 0 {
+                follower.note_survey(&consumer, &self.metrics);
+            }
             if consumer.has_work {
                 self.wake(follower);
             } else if let Some(due_ms) = consumer.next_due_ms {
@@ -398,7 +423,8 @@ impl AppEntry {
     /// The places of the app in the timer.
     fn numbers(&self) -> impl Iterator<Item = u64> {
         let topics = self.topics.values();
-        let of_topics = topics.flat_map(|topic| topic.followers.iter().map(|follower| follower.number).chain([topic.number]));
+        let of_topics =
+            topics.flat_map(|topic| topic.followers.iter().map(|follower| follower.number).chain([topic.number]));
         of_topics.chain(self.schedules.values().map(|schedule| schedule.number))
     }
 }
@@ -413,7 +439,8 @@ mod tests {
     use super::*;
 
     fn follower() -> Follower {
-        let topic = StoreId { tenant: Tenant::default(), app: "shop".parse().unwrap(), name: "orders".parse().unwrap() };
+        let topic =
+            StoreId { tenant: Tenant::default(), app: "shop".parse().unwrap(), name: "orders".parse().unwrap() };
         Follower {
             number: 1,
             topic,
@@ -423,6 +450,8 @@ mod tests {
             kept: Mutex::default(),
             paused_ms: AtomicU64::new(0),
             has_changed: AtomicBool::new(false),
+            metrics: OnceLock::new(),
+            expired: AtomicU64::new(0),
         }
     }
 
