@@ -73,7 +73,14 @@ impl Control {
         let _changes = self.changes.lock().await;
         let now_ms = self.config.clock.now_ms();
         let prepare = self.prepare_new(app, row.map(|row| row.config));
-        let (changed, live) = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await?;
+        // What goes live follows its topics before it does: nothing that is published from then on is missed.
+        let planned = self.registry.plan_deploy(tenant, app, Some(version.clone()), weight).await?;
+        self.prepare_events(tenant, app, &planned.rows).await?;
+        let deployed = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await;
+        if deployed.is_err() {
+            self.restore_events(tenant, app).await;
+        }
+        let (changed, live) = deployed?;
         if changed.changed {
             self.begin_tallies(tenant, &changed.deployment);
         }
@@ -106,7 +113,13 @@ impl Control {
             control.compile_rows(&planned).await?;
             let _changes = control.changes.lock().await;
             let now_ms = control.config.clock.now_ms();
-            let (deployment, live) = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await?;
+            let planned = control.registry.plan_rollback(&tenant, &app).await?;
+            control.prepare_events(&tenant, &app, &planned).await?;
+            let rolled_back = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await;
+            if rolled_back.is_err() {
+                control.restore_events(&tenant, &app).await;
+            }
+            let (deployment, live) = rolled_back?;
             control.begin_tallies(&tenant, &deployment);
             control.go_live(&app, live);
             control.log_deployment(&tenant, &deployment);

@@ -1,5 +1,6 @@
 //! Why the control plane refuses something, and what the caller is told.
 
+use minnow_events::EventsError;
 use minnow_model::{
     AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
 };
@@ -52,6 +53,9 @@ pub enum ControlError {
     Bucket(BucketError),
     #[error(transparent)]
     Topic(TopicError),
+    /// A schedule that is not there, or of which there are several.
+    #[error(transparent)]
+    Events(EventsError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
     Unmet,
     #[error(transparent)]
@@ -132,6 +136,9 @@ impl ControlError {
             Self::Kv(error) => code_of_kv(error),
             Self::Bucket(error) => code_of_bucket(error),
             Self::Topic(error) => code_of_topic(error),
+            Self::Events(EventsError::NoSchedule(..)) => Code::NotFound,
+            Self::Events(EventsError::WhichFunction { .. }) => Code::Invalid,
+            Self::Events(_) => Code::Internal,
             Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
             Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
             Self::Store(_) | Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
@@ -213,6 +220,16 @@ impl From<BucketError> for ControlError {
         match error {
             BucketError::Store(error) => Self::Store(error),
             error => Self::Bucket(error),
+        }
+    }
+}
+
+impl From<EventsError> for ControlError {
+    fn from(error: EventsError) -> Self {
+        match error {
+            EventsError::Topic(error) => error.into(),
+            EventsError::Store(error) => Self::Store(error),
+            error => Self::Events(error),
         }
     }
 }

@@ -109,7 +109,12 @@ impl Control {
     /// How it stands with a topic.
     pub async fn topic_info(&self, topic: &StoreId) -> Result<TopicInfo, ControlError> {
         let rules = self.live_app(&topic.tenant, &topic.app).and_then(|app| live_topics(&app).remove(&topic.name));
-        Ok(info(topic.name.clone(), rules, self.topics().survey(topic).await?))
+        let mut info = info(topic.name.clone(), rules, self.topics().survey(topic).await?);
+        for consumer in &mut info.consumers {
+            let paused = self.events.paused_for(&topic.tenant, &topic.app, &topic.name, &consumer.function);
+            consumer.paused_ms = paused.map(|paused| u64::try_from(paused.as_millis()).unwrap_or(u64::MAX));
+        }
+        Ok(info)
     }
 
     /// Messages of a topic as CloudEvents in JSON, one a line: what is there, and with `query.follow` what comes, until the
@@ -265,6 +270,7 @@ fn consumer(survey: ConsumerSurvey) -> ConsumerInfo {
         next_retry_ms: survey.next_due_ms,
         dead: survey.dead,
         expired: survey.expired,
+        paused_ms: None,
         left_ms: survey.left_ms,
     }
 }

@@ -1,6 +1,6 @@
 //! Topics, dead letters and schedules, over the wire.
 
-use minnow_model::{AppName, FunctionName, StoreName, event::WhenFull};
+use minnow_model::{AppName, FunctionName, RequestId, ScheduleName, StoreName, event::WhenFull};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -109,6 +109,10 @@ pub struct ConsumerInfo {
     pub dead: u64,
     /// Messages that went before they were done, since the node started.
     pub expired: u64,
+    /// For how long nothing has been delivered, in milliseconds, since the function or the node had no room for it or asked to wait.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub paused_ms: Option<u64>,
     /// Since when no live version follows the topic, in milliseconds since the Unix epoch. It then holds nothing back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(required = false)]
@@ -238,4 +242,51 @@ pub struct DeadOf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeadCount {
     pub letters: u64,
+}
+
+/// `GET /v1/apps/{app}/schedules`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleList {
+    /// By function and name.
+    pub schedules: Vec<ScheduleInfo>,
+}
+
+/// One schedule of a live function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleInfo {
+    #[schema(value_type = String)]
+    pub function: FunctionName,
+    #[schema(value_type = String)]
+    pub name: ScheduleName,
+    /// The schedule in words: `*/5 * * * * Europe/Oslo`, `@every 10s`, `2026-12-24T17:00:00Z`.
+    pub when: String,
+    /// When it is due next, in milliseconds since the Unix epoch; absent when it is not any more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next_ms: Option<u64>,
+    /// When it was due last, likewise; absent when it was not yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub last_ms: Option<u64>,
+    /// Whether it runs at this moment.
+    pub running: bool,
+}
+
+/// Query of `POST /v1/apps/{app}/schedules/{schedule}/run`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleRunQuery {
+    /// The function that has the schedule. It may be left out where only one has one of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub function: Option<FunctionName>,
+}
+
+/// `POST /v1/apps/{app}/schedules/{schedule}/run`: it is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunStarted {
+    /// The id of the invocation, under which its lines are in the log.
+    #[schema(value_type = String)]
+    pub id: RequestId,
 }

@@ -40,6 +40,7 @@ mod functions;
 mod linger;
 mod node;
 mod problem;
+mod schedules;
 mod settings;
 mod stores;
 mod tokens;
@@ -138,6 +139,8 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(topics::dead_retry_all))
         .routes(routes!(topics::dead_show, topics::dead_drop))
         .routes(routes!(topics::dead_retry))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::run))
         .routes(routes!(backup::backup))
         .routes(routes!(backup::restore))
         .routes(routes!(tokens::list, tokens::create))
