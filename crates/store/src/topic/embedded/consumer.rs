@@ -17,7 +17,7 @@ use super::{
         At, ConsumerOptions, Delivery, Settled, TopicError,
         window::{Begun, Changes, Flight, Hole, Moment, Offered, Stored, Window},
     },
-    Embedded, bound_file, dead, lock,
+    Embedded, bound_known, dead, lock,
     rows::{self, Counts},
 };
 use crate::StoreError;
@@ -236,8 +236,8 @@ impl Shared {
         let stored = open.database.read(read).await.map_err(|error: TopicError| self.at(error))?;
         let stored = stored.ok_or_else(|| self.none())?;
         let mut state = self.state();
-        // A replay or a retry of dead letters may have come since.
-        if state.window.generation() <= stored.generation {
+        // A replay may have set it to this meanwhile, and a retry of dead letters may have come.
+        if state.window.generation() != stored.generation {
             let dead = state.window.dead();
             state.window = Window::new(stored, self.embedded.times.now());
             state.window.again(dead);
@@ -266,8 +266,7 @@ impl Shared {
                 return Err(self.none());
             }
             if state.window.generation() != generation {
-                // Ahead of this: a replay was committed since this look began.
-                return Ok(if state.window.generation() > generation { Step::Again } else { Step::Moved });
+                return Ok(Step::Moved);
             }
             state.window.begin(now)
         };
@@ -365,8 +364,9 @@ impl Shared {
         let (name, now_ms) = (self.function.clone(), (self.embedded.times.wall)());
         let file_bytes = Arc::clone(&open.file_bytes);
         let work = move |connection: &Connection| -> Result<(), TopicError> {
+            bound_known(connection, &file_bytes)?;
             for changes in &changes {
-                apply(connection, &name, changes, &file_bytes, now_ms)?;
+                apply(connection, &name, changes, now_ms)?;
             }
             Ok(())
         };
@@ -559,13 +559,7 @@ fn stored(
 }
 
 /// Makes what changed durable.
-fn apply(
-    connection: &Connection,
-    name: &FunctionName,
-    changes: &Changes,
-    file_bytes: &std::sync::atomic::AtomicU64,
-    now_ms: u64,
-) -> Result<(), TopicError> {
+fn apply(connection: &Connection, name: &FunctionName, changes: &Changes, now_ms: u64) -> Result<(), TopicError> {
     let Changes { generation, upto, holes, filled, deaths, dead } = changes;
     let name = name.as_str();
     let sql = "SELECT generation FROM consumer WHERE name = ?1";
@@ -590,9 +584,6 @@ fn apply(
         return Ok(());
     }
     let mut counts = Counts::load(connection)?;
-    if let Some(max_bytes) = counts.max_bytes {
-        bound_file(connection, file_bytes, max_bytes)?;
-    }
     for (position, tries, death) in deaths.iter().filter(|_| is_current) {
         dead::bury(connection, &mut counts, name, (*position, *tries, death), now_ms)?;
     }

@@ -14,7 +14,7 @@ use super::{
         TopicRules, Which,
         check::{self, LEAST_DEAD_BYTES, MAX_REASON_BYTES},
     },
-    Embedded, retain,
+    Embedded, bound_known, retain,
     rows::{self, Counts},
 };
 
@@ -77,7 +77,9 @@ impl Embedded {
         };
         let open = self.stores.existing(topic).await.map_err(|error| self.at(topic, error))?;
         let Some(open) = open else { return none };
+        let file_bytes = Arc::clone(&open.file_bytes);
         let work = move |connection: &Connection| -> Result<Vec<(String, u64)>, TopicError> {
+            bound_known(connection, &file_bytes)?;
             let letters = select(connection, &which)?;
             let mut live = connection.prepare_cached("SELECT 1 FROM consumer WHERE name = ?1")?;
             let mut again = connection.prepare_cached("UPDATE dead SET again = 1 WHERE number = ?1")?;

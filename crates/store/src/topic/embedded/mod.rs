@@ -123,6 +123,11 @@ fn bound_file(connection: &Connection, set: &AtomicU64, max_bytes: u64) -> Resul
     Ok(())
 }
 
+/// [`bound_file`] by the rules that the topic had last: those who write a file that was opened again may not know them.
+fn bound_known(connection: &Connection, set: &AtomicU64) -> Result<(), TopicError> {
+    Counts::load(connection)?.max_bytes.map_or(Ok(()), |max_bytes| bound_file(connection, set, max_bytes))
+}
+
 /// Whether the file of a topic, as a backup has it, is sound. Blocking.
 pub(super) fn check_file(path: &Path) -> Result<(), StoreError> {
     snapshot::check(path, Expected::Schema(rows::SCHEMA))
@@ -244,7 +249,7 @@ impl Embedded {
                     From::Now => counts.next - 1,
                     From::Start => 0,
                 };
-                connection.prepare_cached(sql)?.execute((name.as_str(), upto, now_ms))?;
+                connection.prepare_cached(sql)?.execute((name.as_str(), upto, now_ms.max(1)))?;
             }
             Ok(())
         };
@@ -325,8 +330,9 @@ impl Embedded {
     pub(super) async fn replay(&self, topic: &StoreId, function: &FunctionName, to: To) -> Result<(), TopicError> {
         let none = || TopicError::NoConsumer(function.clone());
         let open = self.stores.existing(topic).await.map_err(|error| self.at(topic, error))?.ok_or_else(none)?;
-        let name = function.clone();
+        let (name, file_bytes) = (function.clone(), Arc::clone(&open.file_bytes));
         let work = move |connection: &Connection| -> Result<(u64, u64), TopicError> {
+            bound_known(connection, &file_bytes)?;
             let counts = Counts::load(connection)?;
             let first = match to {
                 To::Position(position) => position.clamp(1, counts.next),
@@ -357,8 +363,11 @@ impl Embedded {
         };
         let mut swept = Swept::default();
         loop {
-            let (rules, clock) = (*rules, Arc::clone(&self.times.wall));
-            let work = move |connection: &Connection| retain::sweep(connection, &rules, clock(), SWEPT_AT_ONCE);
+            let (rules, clock, file_bytes) = (*rules, Arc::clone(&self.times.wall), Arc::clone(&open.file_bytes));
+            let work = move |connection: &Connection| {
+                bound_file(connection, &file_bytes, rules.max_bytes)?;
+                retain::sweep(connection, &rules, clock(), SWEPT_AT_ONCE)
+            };
             let (common, id) = (Arc::clone(&self.common), topic.clone());
             let then = move |(_, expired, _): &(Swept, Expired, bool)| common.note_expired(&id, expired);
             let (some, _, more) =

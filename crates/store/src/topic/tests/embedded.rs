@@ -68,6 +68,27 @@ async fn everything_is_there_after_opening_again() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_opened_again_may_grow_as_its_rules_said() {
+    let (topics, clock, temp) = embedded_topics();
+    let large = TopicRules { max_bytes: 1 << 40, ..rules() };
+    topics.ensure(&orders(), &large, &[(function("a"), From::Start)]).await.unwrap();
+    topics.publish(&orders(), &large, vec![now(event("1"))]).await.unwrap();
+    drop(topics);
+    let topics = open(&temp, &clock);
+    let most = async || {
+        let open = topics.embedded.stores.or_create(&orders()).await.unwrap();
+        let most = |connection: &rusqlite::Connection| -> Result<u64, TopicError> {
+            Ok(connection.pragma_query_value(None, "max_page_count", |row| row.get(0))?)
+        };
+        open.database.write(most).await.unwrap() * 4096
+    };
+    assert!(most().await < 4 << 30);
+    // The one that consumes does not know its rules.
+    assert_eq!(drain(&consumer(&topics, "a").await).await, ["1"]);
+    assert!(most().await > 3 << 40);
+}
+
+#[tokio::test]
 async fn a_topic_that_was_never_written_has_no_file() {
     let (topics, _clock, temp) = embedded_topics();
     topics.survey(&orders()).await.unwrap();
