@@ -155,6 +155,10 @@ pub struct AppStatus {
     /// Newest first, at most 50.
     pub history: Vec<Deployment>,
     pub functions: Vec<FunctionStatus>,
+    /// When its functions run by the clock, by function and name.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[schema(required = false)]
+    pub schedules: Vec<ScheduleInfo>,
 }
 
 /// `POST /v1/apps/{app}/functions/{function}/invoke`: a request without the gateway.

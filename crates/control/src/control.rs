@@ -273,7 +273,8 @@ impl Control {
             versions: row.versions,
             deployment: row.deployment,
         };
-        Ok(AppStatus { app, traffic, history, functions })
+        let schedules = self.ticks(tenant, &app.app);
+        Ok(AppStatus { app, traffic, history, functions, schedules })
     }
 
     /// What each version of the live deployment has done since it began.

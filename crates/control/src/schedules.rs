@@ -12,7 +12,12 @@ use crate::{
 impl Control {
     pub async fn schedules(&self, tenant: &Tenant, app: &AppName) -> Result<ScheduleList, ControlError> {
         self.registry.app(tenant, app).await?;
-        Ok(ScheduleList { schedules: self.events.next_ticks(tenant, app).into_iter().map(info).collect() })
+        Ok(ScheduleList { schedules: self.ticks(tenant, app) })
+    }
+
+    /// When the live functions of an app run by the clock.
+    pub(crate) fn ticks(&self, tenant: &Tenant, app: &AppName) -> Vec<ScheduleInfo> {
+        self.events.next_ticks(tenant, app).into_iter().map(info).collect()
     }
 
     /// Runs a schedule now, beside its ticks.
