@@ -134,10 +134,10 @@ impl Task<'_> {
                 Step::Again => {}
                 Step::Wait(until) => self.wait(until).await,
                 Step::Nothing(due_ms) => {
+                    // There is nothing that there could be no room for.
+                    self.go_on();
                     if self.consumer().is_some_and(|consumer| consumer.outstanding() == 0) {
-                        let metrics = self.follower.metrics(&self.shared.metrics);
-                        metrics.lag.set(0);
-                        metrics.set_oldest(None);
+                        self.caught_up();
                     } else {
                         self.note().await;
                     }
@@ -157,6 +157,8 @@ impl Task<'_> {
                     }
                     // Before the state: who follows the topic next waits for this consumer's end.
                     self.kept = Kept::default();
+                    self.go_on();
+                    self.caught_up();
                     if self.follower.rest() {
                         return;
                     }
@@ -225,6 +227,13 @@ impl Task<'_> {
         let deliveries = if waits { self.gather(deliveries, &choice, own, most_bytes).await } else { deliveries };
         self.begin(deliveries, choice.picked, choice.newest, Some(permit));
         Step::Again
+    }
+
+    /// Notes that nothing is left.
+    fn caught_up(&self) {
+        let metrics = self.follower.metrics(&self.shared.metrics);
+        metrics.lag.set(0);
+        metrics.set_oldest(None);
     }
 
     /// Notes how far the function has come.

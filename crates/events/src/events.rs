@@ -358,6 +358,8 @@ impl Events {
     /// Forgets the schedules of a deleted app. Its topics go with its data.
     pub async fn forget_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), EventsError> {
         self.shared.rows.forget_app(tenant, app).await?;
+        let mut pending = self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.retain(|key, _| (&key.tenant, &key.app) != (tenant, app));
         Ok(())
     }
 

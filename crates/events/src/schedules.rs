@@ -200,11 +200,12 @@ impl Shared {
         }
         let known = |key: &(FunctionName, ScheduleName)| before.and_then(|before| before.schedules.get(key));
         let gone = before.into_iter().flat_map(|before| before.schedules.keys());
-        let gone: Vec<_> = gone.filter(|key| !wanted.contains_key(key)).cloned().collect();
+        let mut gone: Vec<_> = gone.filter(|key| !wanted.contains_key(key)).cloned().collect();
         let is_new = |(key, schedule): (&(FunctionName, ScheduleName), &Schedule)| {
             known(key).is_none_or(|known| known.schedule.when != schedule.when)
         };
-        let rows = if wanted.iter().any(is_new) {
+        // Also of an app that is new here: a crash may have left some that it has not any more.
+        let rows = if before.is_none() || wanted.iter().any(is_new) {
             match self.rows.schedules(tenant, &app.name).await {
                 Ok(rows) => rows,
                 Err(error) => {
@@ -215,6 +216,8 @@ impl Shared {
         } else {
             Vec::new()
         };
+        let stale = rows.iter().map(|row| (row.function.clone(), row.name.clone()));
+        gone.extend(stale.filter(|key| before.is_none() && !wanted.contains_key(key)));
         let now_ms = self.now_ms();
         let mut begun = Vec::new();
         let mut entries = BTreeMap::new();
