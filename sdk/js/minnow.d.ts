@@ -259,6 +259,47 @@ export interface Lock extends AsyncDisposable {
   release(): Promise<boolean>;
 }
 
+/** A topic (`[topic.NAME]`) that is granted by `publish`, in the shape of Workers Queues. */
+export interface Topic {
+  /** Publishes a message. It is durable when the promise settles. The body is taken as it is at the call. */
+  send(body: unknown, options?: TopicSendOptions): Promise<TopicSent>;
+  /** Publishes up to 100 messages at once: all or none. */
+  sendBatch(
+    messages: Iterable<{ body: unknown } & TopicSendOptions>,
+    options?: { delay?: number; delaySeconds?: number },
+  ): Promise<TopicSent[]>;
+}
+
+export interface TopicSendOptions {
+  /**
+   * What the body is: `json`, which is what it becomes unless it is an ArrayBuffer or a view of one, `text`, `bytes`, or a media type
+   * for a string or bytes.
+   */
+  contentType?: "json" | "text" | "bytes" | (string & {});
+  /** Holds the message back for so many milliseconds, up to a week. */
+  delay?: number;
+  /** The same in seconds. */
+  delaySeconds?: number;
+  /** Messages of one key come in their order to a function with `order_by = "key"`. */
+  key?: string;
+  /** One that was published in the last two minutes is not published again. */
+  id?: string;
+  /** The event's `type`; `minnow.message` when absent. */
+  type?: string;
+  subject?: string;
+  /** Further attributes of the CloudEvent: names of 1 to 20 of `a-z` and `0-9`. */
+  attributes?: Record<string, string | number | boolean>;
+}
+
+/** What became of a message. */
+export interface TopicSent {
+  id: string;
+  /** Its place in the topic; null while it is held back. */
+  position: number | null;
+  /** Whether the same id was published in the last two minutes. Nothing was added then. */
+  duplicate: boolean;
+}
+
 /** What a call of a store or lock rejects with. A wrong argument is a `TypeError` where it is seen before the call. */
 export interface StoreError extends Error {
   readonly name: "StoreError";
@@ -294,6 +335,8 @@ export type StoreErrorCode =
   | "statement"
   /** The invocation to which it belonged is over. */
   | "ended"
+  /** The topics cannot be reached now, nothing was published: try again. */
+  | "unavailable"
   /** The store is damaged; the log of the node says where. */
   | "corrupt"
   /** The node has failed; its log says why. */

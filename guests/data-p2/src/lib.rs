@@ -11,6 +11,7 @@ mod locks;
 #[allow(dead_code)]
 mod request;
 mod sql;
+mod topic;
 
 use std::io::Read as _;
 
@@ -29,6 +30,7 @@ const PATHS: &str = "\
 /blob/fill?bytes=N&end=finish|drop|trap|forget|stay /blob/uploads?n=N /blob/readers?n=N /blob/overtaken          ?store=S&key=K
 /wasi/draft/CALL /wasi/2024-09-01/CALL   ?store=S&key=K
 /lock?name=N&lease=MS&wait=MS&hold=MS&end=release|drop|trap|loop|forget|keep
+/topic?topic=T&key=K&id=I&type=T&subject=S&attribute=NAME=VALUE&content-type=T&delay=MS&n=N
 /config?name=N
 ";
 
@@ -46,6 +48,7 @@ impl Guest for Data {
             ("/blob/put", _) => blob::put(&query, request),
             ("/blob/get", _) => return blob::get(&query, out),
             ("/lock", _) => locks::hold(&query),
+            ("/topic", _) => topic::send(&query, &body(&request)),
             ("/config", _) => Ok(json!({ "value": config::get(query.text("name", "")), "all": config::all() })),
             (_, ("kv", what)) => keyvalue::call(what, &query, &body(&request)),
             (_, ("sql", what)) => sql::call(what, &query, &body(&request)),

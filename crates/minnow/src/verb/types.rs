@@ -115,6 +115,8 @@ fn variables(function: &Function) -> Vec<(String, &'static str)> {
         (StoreKind::Kv, "KvNamespace", "ReadonlyKvNamespace"),
         (StoreKind::Sql, "Database", "ReadonlyDatabase"),
         (StoreKind::Blob, "Bucket", "ReadonlyBucket"),
+        // No grant of a topic is only for reading.
+        (StoreKind::Topic, "Topic", "Topic"),
     ] {
         let typed = |grant: &StoreGrant| (grant.variable(), if grant.read_only { readonly } else { whole });
         all.extend(grants.stores(kind).map(typed));
@@ -158,6 +160,7 @@ name = "shop"
 [sql.main]
 [blob.uploads]
 [blob.old]
+[topic.new-orders]
 [lock]
 [functions.web-api]
 js = "api.ts"
@@ -166,6 +169,7 @@ kv = ["order-log:ro", "shop-two/items"]
 sql = ["main", "shop-two/main:ro"]
 blob = ["uploads", "old:ro"]
 locks = true
+publish = ["new-orders"]
 secrets = ["STRIPE_KEY"]
 [functions.other]
 wasm = "other.wasm"
@@ -181,6 +185,7 @@ export interface WebApiEnv {
   GREETING: string;
   LOCKS: Locks;
   MAIN: Database;
+  NEW_ORDERS: Topic;
   OLD: ReadonlyBucket;
   ORDER_LOG: ReadonlyKvNamespace;
   SHOP_TWO_ITEMS: KvNamespace;

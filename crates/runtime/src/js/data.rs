@@ -8,6 +8,7 @@
 mod blobs;
 mod failure;
 mod frame;
+mod topics;
 
 use std::{
     collections::HashMap,
@@ -384,6 +385,9 @@ where
                 let lock = run()?.locks.remove(lock);
                 Ok(Answer::Held { held: lock.is_some_and(Held::release) })
             }
+            Asks::TopicSend { messages } => {
+                Ok(Answer::Sent { sent: topics::send(function, &asked.store, messages, frame).await? })
+            }
             Asks::Blob(asks) => {
                 let answer = blobs::call(function, &asked.store, &self.blobs, run, asks, frame, payload).await?;
                 Ok(Answer::Blob(answer))
@@ -448,6 +452,7 @@ enum Asks {
     LockAcquire { name: String, lease_ms: u64, wait_ms: u64 },
     LockRenew { lock: u64, lease_ms: u64 },
     LockRelease { lock: u64 },
+    TopicSend { messages: Vec<topics::WireMessage> },
     Blob(blobs::Asks),
 }
 
@@ -519,6 +524,7 @@ enum Answer {
     Statements { statements: u64 },
     Lock { lock: Option<u64>, token: Option<String> },
     Held { held: bool },
+    Sent { sent: Vec<topics::WireSent> },
     Blob(blobs::Answer),
     Failed { code: Code, message: String },
 }

@@ -315,7 +315,7 @@ impl Process {
             ));
         }
         // Those that are not shared any more too: who uses one is told so by the gate.
-        let stores = [StoreKind::Kv, StoreKind::Sql, StoreKind::Blob].into_iter().flat_map(|kind| {
+        let stores = [StoreKind::Kv, StoreKind::Sql, StoreKind::Blob, StoreKind::Topic].into_iter().flat_map(|kind| {
             let granted = spec.granted.of(kind).iter().map(|(name, granted)| (name, &granted.variable));
             let withdrawn = spec.granted.withdrawn.iter().filter(move |store| store.kind == kind);
             let all = granted.chain(withdrawn.map(|store| (&store.name, &store.variable)));

@@ -696,6 +696,7 @@ freeze(Locks.prototype);
 
 function storeOf(kind, name) {
   if (kind === "kv") return new KvNamespace(name);
+  if (kind === "topic") return new Topic(name);
   return kind === "sql" ? new Database(name) : new Bucket(name);
 }
 

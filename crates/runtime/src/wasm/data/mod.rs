@@ -13,6 +13,7 @@ mod keyvalue;
 mod lock;
 mod sql;
 mod streams;
+mod topic;
 
 use std::{error::Error, sync::Arc};
 
@@ -108,5 +109,6 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     blob::link(linker)?;
     blobstore::link(linker)?;
     lock::link(linker)?;
+    topic::link(linker)?;
     config::link(linker)
 }
