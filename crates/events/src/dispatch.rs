@@ -264,7 +264,14 @@ impl Task<'_> {
             _ => self.kept.consumer = None,
         }
         let Follower { topic, function, .. } = &**self.follower;
-        let consumer = self.shared.topics.consumer(topic, function, wanted.clone()).await?;
+        let consumer = match self.shared.topics.consumer(topic, function, wanted.clone()).await {
+            // A deployment makes it; somebody has taken the file away since.
+            Err(TopicError::NoConsumer(_)) => {
+                self.shared.ensure(topic).await?;
+                self.shared.topics.consumer(topic, function, wanted.clone()).await?
+            }
+            consumer => consumer?,
+        };
         self.kept.consumer = Some((wanted, consumer));
         Ok(true)
     }

@@ -249,10 +249,10 @@ impl Shared {
             let full = Key { tenant: tenant.clone(), app: app.name.clone(), function, name };
             entries.insert(key, Arc::new(ScheduleEntry { number, key: full, schedule, since_ms, state }));
         }
-        if !begun.is_empty() || !gone.is_empty() {
-            if let Err(error) = self.rows.change_schedules(tenant, &app.name, begun, gone).await {
-                tracing::error!(app = %app.name, %error, "what has changed of schedules cannot be written: they begin anew when the node does");
-            }
+        if (!begun.is_empty() || !gone.is_empty())
+            && let Err(error) = self.rows.change_schedules(tenant, &app.name, begun, gone).await
+        {
+            tracing::error!(app = %app.name, %error, "what has changed of schedules cannot be written: they begin anew with the node");
         }
         entries
     }

@@ -13,7 +13,10 @@ use minnow_model::{
     AppName, FunctionName, ScheduleName, StoreId, StoreName, Subscription, Tenant, TopicRules, deployment::pick,
 };
 use minnow_runtime::{Function, FunctionSpec, LiveApp};
-use minnow_store::topic::{Consumer, ConsumerOptions, ConsumerSurvey, Ready};
+use minnow_store::{
+    TopicError,
+    topic::{Consumer, ConsumerOptions, ConsumerSurvey, Ready},
+};
 use minnow_telemetry::{Metrics, metrics::SubscriptionMetrics};
 use tokio::sync::Notify;
 
@@ -252,6 +255,20 @@ impl Shared {
                 true
             }
         }
+    }
+
+    /// Makes a topic of a live app, with those who follow it, where it is not there any more.
+    pub(crate) async fn ensure(&self, topic: &StoreId) -> Result<(), TopicError> {
+        let (Some(rules), Some(app)) = (self.rules(topic), self.app(&topic.tenant, &topic.app)) else { return Ok(()) };
+        let mut followers = BTreeMap::new();
+        // The newest version is the last one, and its settings count.
+        for spec in app.shares.iter().flat_map(|(_, version)| &version.functions).map(|function| function.spec()) {
+            if let Some(own) = subscription(spec, &topic.name) {
+                followers.insert(spec.function.clone(), own.from);
+            }
+        }
+        let followers: Vec<_> = followers.into_iter().collect();
+        self.topics.ensure(topic, &rules, &followers).await
     }
 
     /// Has the topic tended at a time.
