@@ -73,7 +73,7 @@ codes! {
     Unauthorized "unauthorized" 401 "Missing or wrong token" "Send `authorization: Bearer TOKEN` with a token of this node.";
     NotFound "not_found" 404 "Not found" "There is no such app, version, function, store, key or blob.";
     Invalid "invalid" 422 "The request cannot be carried out" "The content is not valid; `detail` and `errors` say where and how to mend it.";
-    BrokerUnavailable "broker_unavailable" 503 "The topic cannot be reached" "The store of the topic cannot be used now; nothing was published. Try again after `retry-after` seconds; the node's log has the reason.";
+    BrokerUnavailable "broker_unavailable" 503 "The topic cannot be reached" "The store of the topic cannot be used now; nothing was published. Try again in a moment.";
     VersionExists "version_exists" 409 "The version exists with other content" "Versions are immutable. Publish under a new version.";
     Conflict "conflict" 409 "Conflict" "The current state does not allow this; `detail` says why.";
     DigestMismatch "digest_mismatch" 400 "The content does not match its digest" "The content arrived damaged or under a wrong digest. Upload it again.";

@@ -21,6 +21,7 @@ mod docs;
 mod durability;
 mod egress;
 mod events;
+mod events_api;
 mod events_kill;
 mod failures;
 mod files;
