@@ -133,6 +133,9 @@ pub enum Ready {
     Due(u64),
 }
 
+/// What [`Topics::on_ready`] takes.
+pub type Hook = Arc<dyn Fn(&StoreId, Ready) + Send + Sync>;
+
 /// How it stands with a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Survey {
@@ -277,7 +280,7 @@ impl Topics {
 
     /// Has `hook` called when a topic has something new or due: on the thread that wrote it, after the commit and before the publisher is
     /// told. It must not block. The first one that is set stays.
-    pub fn on_ready(&self, hook: Arc<dyn Fn(&StoreId, Ready) + Send + Sync>) {
+    pub fn on_ready(&self, hook: Hook) {
         self.embedded.on_ready(hook);
     }
 

@@ -46,6 +46,9 @@ pub(super) struct Stored {
     pub again: Vec<u64>,
 }
 
+/// How often a dead letter failed when it went out again, and why.
+pub(super) type DiedAgain = (u32, Box<Death>);
+
 /// What has to become durable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Changes {
@@ -58,7 +61,7 @@ pub(super) struct Changes {
     /// By position: the tries, and why.
     pub deaths: Vec<(u64, u32, Box<Death>)>,
     /// By number: `None` for those that are done at last.
-    pub dead: Vec<(u64, Option<(u32, Box<Death>)>)>,
+    pub dead: Vec<(u64, Option<DiedAgain>)>,
 }
 
 /// What goes out next.
@@ -141,7 +144,7 @@ pub(super) struct Window {
     dirty: BTreeSet<u64>,
     filled: Vec<u64>,
     deaths: Vec<(u64, u32, Box<Death>)>,
-    dead_changes: Vec<(u64, Option<(u32, Box<Death>)>)>,
+    dead_changes: Vec<(u64, Option<DiedAgain>)>,
 }
 
 impl Window {

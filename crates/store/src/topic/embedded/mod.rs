@@ -30,7 +30,7 @@ use self::{
     rows::Counts,
 };
 use super::{
-    Bound, ConsumerSurvey, DEDUP_WINDOW, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To,
+    Bound, ConsumerSurvey, DEDUP_WINDOW, Hook, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To,
     TopicError, TopicRules, check, window::Moment,
 };
 use crate::{
@@ -78,7 +78,6 @@ pub(super) struct TopicBounds {
     pub open: OpenBounds,
 }
 
-type Hook = Arc<dyn Fn(&StoreId, Ready) + Send + Sync>;
 type OfFunction = (StoreId, FunctionName);
 
 #[derive(Clone)]
@@ -415,6 +414,12 @@ impl Embedded {
 
     pub(super) fn open_stores(&self) -> usize {
         self.stores.count()
+    }
+
+    /// Whether there is a consumer of the function, also one that writes its last.
+    #[cfg(test)]
+    pub(super) fn is_consumed(&self, topic: &StoreId, function: &FunctionName) -> bool {
+        self.common.consumed(&(topic.clone(), function.clone())).is_some()
     }
 
     /// Names the topic's file in an error.
