@@ -258,6 +258,55 @@ async fn dead_letters_have_bounds_and_an_age() {
     assert_eq!(topics.dead_drop(&orders(), Which::All(function("a"))).await.unwrap(), 21);
 }
 
+#[tokio::test]
+async fn what_is_settled_while_a_replay_is_under_way_does_not_undo_it() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1"), event("2"), event("3")]).await;
+    let consumer = consumer(&topics, "a").await;
+    let batch = next(&consumer, 3).await;
+    let held = topics.hold(&orders()).await.unwrap().unwrap();
+    let (topic, name) = (orders(), function("a"));
+    let mut replay = Box::pin(topics.replay(&topic, &name, To::Position(2)));
+    assert!(poll!(&mut replay).is_pending());
+    let results = batch.iter().map(|delivery| (delivery.at, delivery.generation, Settled::Done)).collect();
+    let settling = consumer.settle(results);
+    // Both wait for the writer.
+    let open = topics.embedded.stores.or_create(&orders()).await.unwrap();
+    while open.database.waiting_writes() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    replay.await.unwrap();
+    settling.await.unwrap();
+    assert_eq!(drain(&consumer).await, ["2", "3"]);
+}
+
+#[test]
+fn a_dead_letter_is_tried_again_also_by_who_just_begins() {
+    // One thread that may block: what is asked of it is done in order.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (topics, _clock, _temp) = embedded_topics();
+        follow(&topics, &["a"]).await;
+        publish(&topics, [event("1")]).await;
+        let first = consumer(&topics, "a").await;
+        let batch = next(&first, 1).await;
+        settle(&first, &batch, |_| dead("no")).await;
+        drop(first);
+        drop(consumer(&topics, "a").await);
+        while topics.embedded.is_consumed(&orders(), &function("a")) {
+            tokio::task::yield_now().await;
+        }
+        let mut begins = Box::pin(consumer(&topics, "a"));
+        assert!(poll!(&mut begins).is_pending());
+        // It has read what there is, and does not know it yet.
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        topics.dead_retry(&orders(), Which::One(1)).await.unwrap();
+        assert_eq!(drain(&begins.await).await, ["1"]);
+    });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn publishers_and_consumers_at_once_lose_nothing() {
     let (topics, _clock, _temp) = embedded_topics();
@@ -283,7 +332,7 @@ async fn publishers_and_consumers_at_once_lose_nothing() {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                let is_done = |delivery: &Delivery| delivery.tries > 0 || delivery.position % 5 != 0;
+                let is_done = |delivery: &Delivery| delivery.tries > 0 || !delivery.position.is_multiple_of(5);
                 // Those of a key behind one that comes again are taken back.
                 let mut held_back = BTreeSet::new();
                 for delivery in &batch {
