@@ -240,6 +240,72 @@ export interface BucketList {
   cursor?: string;
 }
 
+/** A volume (`[files.NAME]`) that is granted for reading (`"NAME:ro"`). Paths are relative to it, or below the path of the manifest. */
+export interface ReadonlyVolume {
+  /** The content, at most 16 MiB in one call: a part of it with `offset` and `length`. */
+  readFile(path: string, options?: FileReadOptions & { encoding?: null }): Promise<Uint8Array>;
+  readFile(path: string, options: FileEncoding | (FileReadOptions & { encoding: FileEncoding })): Promise<string>;
+  /** The same as a stream of any length. Read or cancel it: the file is open in the node until then, or until the invocation ends. */
+  stream(path: string, options?: FileReadOptions): Promise<ReadableStream<Uint8Array>>;
+  /** The names in a folder, sorted. */
+  readdir(path: string, options?: { withFileTypes?: false }): Promise<string[]>;
+  readdir(path: string, options: { withFileTypes: true }): Promise<FileEntry[]>;
+  /** What is known of a file or folder, links followed. */
+  stat(path: string): Promise<FileStats>;
+  exists(path: string): Promise<boolean>;
+}
+
+/** A volume (`[files.NAME]`), with methods of node:fs/promises. What a call has answered is on the disk. */
+export interface Volume extends ReadonlyVolume {
+  /** Bytes go in one piece, at most 16 MiB; a stream or Blob may be of any length, and what of it was written stays when it breaks off. */
+  writeFile(path: string, data: FileContent, options?: FileEncoding | FileWriteOptions): Promise<void>;
+  /** With `recursive` the folders on the way to it are made, too, and it may be there. */
+  mkdir(path: string, options?: { recursive?: boolean }): Promise<void>;
+  /** With `recursive` also a folder with all that is in it; with `force` it need not be there. */
+  rm(path: string, options?: { recursive?: boolean; force?: boolean }): Promise<void>;
+  /** It takes the place of a file that is there. */
+  rename(from: string, to: string): Promise<void>;
+  /** Makes a file so many bytes long, 0 if it is not said: what is beyond goes, what is missing is zeros. */
+  truncate(path: string, length?: number): Promise<void>;
+}
+
+export type FileEncoding = "utf8" | "utf-8";
+
+export type FileContent = string | ArrayBuffer | ArrayBufferView | Blob | ReadableStream<Uint8Array>;
+
+/** The part that is read, in bytes. */
+export interface FileReadOptions {
+  offset?: number;
+  length?: number;
+}
+
+export interface FileWriteOptions {
+  /** `"w"`, which replaces the file, `"a"` to append to it, `"wx"` for one that must not be there. */
+  flag?: "w" | "a" | "wx";
+  /** Where to write, in place of a flag: what is before and after stays. */
+  offset?: number;
+  /** False: it may not be on the disk when the promise settles. */
+  sync?: boolean;
+  encoding?: FileEncoding | null;
+}
+
+/** Something in a folder; links are not followed. */
+export interface FileEntry {
+  readonly name: string;
+  isFile(): boolean;
+  isDirectory(): boolean;
+  isSymbolicLink(): boolean;
+}
+
+export interface FileStats {
+  /** In bytes. */
+  readonly size: number;
+  readonly mtime: Date;
+  readonly mtimeMs: number;
+  isFile(): boolean;
+  isDirectory(): boolean;
+}
+
 /** The locks of the app (`[lock]`), among all its functions. */
 export interface Locks {
   /**
@@ -342,7 +408,27 @@ export type StoreErrorCode =
   /** The node has failed; its log says why. */
   | "failed"
   /** The way to the node broke off. Whether the call was made is not known. */
-  | "connection";
+  | "connection"
+  /** Of files, as node has them. */
+  | "ENOENT"
+  | "EEXIST"
+  | "ENOTDIR"
+  | "EISDIR"
+  | "ENOTEMPTY"
+  /** The volume has its size or its number of names, or the disk is full. */
+  | "ENOSPC"
+  /** It is granted with `:ro`. */
+  | "EROFS"
+  /** The path leads out of the volume. */
+  | "EACCES"
+  | "ENAMETOOLONG"
+  /** More than one call takes. */
+  | "EFBIG"
+  | "ELOOP"
+  | "EINVAL"
+  | "EMFILE"
+  | "EBUSY"
+  | "EIO";
 
 /** A function: `export default { … } satisfies Handler<Env>`. */
 export interface Handler<Env = Record<string, string>> {

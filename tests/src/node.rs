@@ -30,6 +30,8 @@ pub struct NodeBuilder {
     env: Vec<(String, String)>,
     /// The size of a file system of its own for the data, as `mount` writes it.
     disk: Option<String>,
+    /// A program with its arguments that runs the node.
+    under: Vec<String>,
 }
 
 /// A running node; dropping it kills it.
@@ -76,10 +78,28 @@ impl NodeBuilder {
         self
     }
 
+    /// Has calls of the system fail: `inject` as strace takes it, counted over the calls for `paths` of the data directory. The
+    /// node is this process's child all the same.
+    #[must_use]
+    pub fn system_fails(mut self, inject: &str, paths: &[&str]) -> Self {
+        self.under = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"].map(str::to_owned).into();
+        for path in paths {
+            self.under.extend(["-P".into(), self.data_dir.join(path).to_str().unwrap().into()]);
+        }
+        let calls = inject.split(':').next().unwrap_or_default();
+        self.under.extend(["-e".into(), format!("trace={calls}"), "-e".into(), format!("inject={inject}")]);
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = match &self.disk {
-            None => command(minnow()),
-            Some(size) => {
+        let mut command = match (&self.disk, self.under.as_slice()) {
+            (None, []) => command(minnow()),
+            (None, [program, arguments @ ..]) => {
+                let mut command = command(Path::new(program));
+                command.args(arguments).arg(minnow());
+                command
+            }
+            (Some(size), _) => {
                 // A name space of its own for mounts needs no rights beyond those of a user name space.
                 let mut command = command(Path::new("unshare"));
                 command.args(["--mount", "--map-root-user", "sh", "-c"]);
@@ -160,6 +180,7 @@ impl Node {
             arguments: Vec::new(),
             env: Vec::new(),
             disk: None,
+            under: Vec::new(),
         }
     }
 
@@ -360,9 +381,9 @@ impl Node {
         self.builder.clone().start()
     }
 
-    /// How this node was started, to start it again.
+    /// How this node was started, to start it again; no call of the system fails then.
     pub fn rebuild(&self) -> NodeBuilder {
-        self.builder.clone()
+        NodeBuilder { under: Vec::new(), ..self.builder.clone() }
     }
 }
 

@@ -15,7 +15,7 @@ struct Need {
     install: fn() -> Result<()>,
 }
 
-fn needs() -> [Need; 5] {
+fn needs() -> [Need; 6] {
     [
         Need {
             what: "npm",
@@ -40,6 +40,12 @@ fn needs() -> [Need; 5] {
             why: "to build the apps that `minnow new --template` makes",
             is_there: || languages::find().is_some(),
             install: || languages::find_or_install().map(drop),
+        },
+        Need {
+            what: "strace",
+            why: "which has calls of the system fail as a bad disk does",
+            is_there: || browser::is_on_path("strace"),
+            install: || install_packages(&["strace"], "or put a program `strace` on PATH"),
         },
         Need {
             what: "Chromium and playwright-core",

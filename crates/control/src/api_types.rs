@@ -699,6 +699,32 @@ pub struct RestoredApp {
     pub secrets: u64,
     /// Those that this node cannot read. Functions that are granted one go without it.
     pub unreadable_secrets: Vec<UnreadableSecret>,
+    /// Stores of other apps that its functions are granted and do not get here, a sentence each that names both sides.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub missing_shares: Vec<String>,
+    /// What its volumes had and the backup has not.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub left_out: LeftOut,
+}
+
+/// What an app's volumes had and a backup has not.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct LeftOut {
+    /// How many files, folders and links. What is in a folder that was left out is not counted.
+    pub count: u64,
+    /// The first of them; a backup names 100 of all its apps.
+    pub files: Vec<LeftOutFile>,
+}
+
+/// A file, folder or link of a volume that a backup has not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftOutFile {
+    /// The volume and the path in it, as `data/photos/a.jpg`; only the beginning of a long one.
+    pub path: String,
+    /// Why it was left out.
+    pub why: String,
 }
 
 /// A store that was restored.

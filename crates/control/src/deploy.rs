@@ -362,7 +362,7 @@ fn check_shares(row: &LiveRow) -> Result<(), ControlError> {
 }
 
 /// What the version is granted of other apps and does not get, a sentence each that names both sides.
-fn missing_shares(row: &LiveRow) -> impl Iterator<Item = String> {
+pub(crate) fn missing_shares(row: &LiveRow) -> impl Iterator<Item = String> {
     let missing = row
         .foreign_grants()
         .filter(|(_, kind, owner, grant)| !row.shared.contains_key(&(*kind, (*owner).clone(), grant.store.clone())));

@@ -4,7 +4,7 @@ use minnow_events::EventsError;
 use minnow_model::{
     AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
 };
-use minnow_runtime::data::signed::SignError;
+use minnow_runtime::data::{codes, signed::SignError};
 use minnow_store::{BucketError, KvError, SqlError, StoreError, TopicError, VaultError, topic::Bound};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
@@ -48,7 +48,7 @@ pub enum ControlError {
     #[error(transparent)]
     Kv(KvError),
     #[error(transparent)]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
     #[error(transparent)]
     Bucket(BucketError),
     #[error(transparent)]
@@ -124,24 +124,22 @@ impl ControlError {
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
             Self::VersionExists { .. } => Code::VersionExists,
             Self::Conflict(_) | Self::BeingDeleted(_) | Self::MissingSecrets { .. } | Self::Deploy(_) => Code::Conflict,
-            Self::TooLarge(_) | Self::Store(StoreError::TooLarge { .. }) => Code::TooLarge,
+            Self::TooLarge(_) => Code::TooLarge,
             Self::Incomplete(_) => Code::BadRequest,
             Self::Compile { code, .. } => *code,
             Self::Function(problem) => problem.code,
-            Self::Store(StoreError::DigestMismatch { .. }) => Code::DigestMismatch,
-            Self::Store(StoreError::Full) => Code::StorageFull,
             Self::ShuttingDown => Code::ShuttingDown,
             Self::Unmet => Code::PreconditionFailed,
             Self::Sign(error) if error.is_refusal() => Code::Invalid,
-            Self::Kv(error) => code_of_kv(error),
-            Self::Bucket(error) => code_of_bucket(error),
-            Self::Topic(error) => code_of_topic(error),
+            Self::Kv(error) => codes::of_kv(error),
+            Self::Bucket(error) => codes::of_bucket(error),
+            Self::Topic(error) => codes::of_topic(error),
             Self::Events(EventsError::NoSchedule(..)) => Code::NotFound,
             Self::Events(EventsError::WhichFunction { .. }) => Code::Invalid,
             Self::Events(_) => Code::Internal,
-            Self::Migration { error, .. } | Self::Sql(error) => code_of_sql(error),
-            Self::Store(StoreError::TooManyOpen { .. } | StoreError::BeingDeleted) => Code::Conflict,
-            Self::Store(_) | Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
+            Self::Migration { error, .. } | Self::Sql(error) => codes::of_sql(error),
+            Self::Store(error) => codes::of_store(error),
+            Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
         }
     }
 
@@ -154,64 +152,16 @@ impl ControlError {
                 problem.detail("secrets are missing").errors(errors.clone())
             }
             Self::Function(problem) => Problem::clone(problem),
-            // Which of its bounds a bucket has reached is for the operator to know, and names no file.
-            Self::Bucket(error @ BucketError::Full { .. }) => problem.detail(error.to_string()),
-            Self::Topic(error @ TopicError::Full(Bound::Bytes(_) | Bound::Messages(_))) => {
-                problem.detail(error.to_string())
-            }
+            // That a store has reached its bound is for its app to know, and names no file.
+            Self::Bucket(BucketError::Full { .. })
+            | Self::Kv(KvError::Full)
+            | Self::Topic(TopicError::Full(Bound::Bytes(_) | Bound::Messages(_)))
+            | Self::Sql(SqlError::Full)
+            | Self::Migration { error: SqlError::Full, .. } => problem.detail(self.to_string()),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
             Self::Compile { errors, .. } if errors.len() > 1 => problem.errors(errors.clone()),
             _ => problem.detail(self.to_string()),
         }
-    }
-}
-
-fn code_of_kv(error: &KvError) -> Code {
-    match error {
-        KvError::ValueTooLarge { .. } | KvError::BatchTooLarge => Code::TooLarge,
-        KvError::Full => Code::StorageFull,
-        KvError::Corrupt { .. } => Code::StoreDamaged,
-        error if error.is_refusal() => Code::Invalid,
-        _ => Code::Internal,
-    }
-}
-
-fn code_of_bucket(error: &BucketError) -> Code {
-    match error {
-        BucketError::TooLarge => Code::TooLarge,
-        BucketError::Full { .. } | BucketError::DiskFull => Code::StorageFull,
-        BucketError::Busy { .. } | BucketError::Changing { .. } | BucketError::Gone => Code::Conflict,
-        BucketError::Corrupt { .. } => Code::StoreDamaged,
-        error if error.is_refusal() => Code::Invalid,
-        _ => Code::Internal,
-    }
-}
-
-fn code_of_topic(error: &TopicError) -> Code {
-    match error {
-        TopicError::Event(_) => Code::InvalidEvent,
-        TopicError::Full(_) => Code::StorageFull,
-        TopicError::NoConsumer(_) | TopicError::NoSuchMessage(_) => Code::NotFound,
-        TopicError::Busy | TopicError::Unavailable(_) => Code::BrokerUnavailable,
-        TopicError::Corrupt { .. } => Code::StoreDamaged,
-        error if error.is_refusal() => Code::Invalid,
-        _ => Code::Internal,
-    }
-}
-
-fn code_of_sql(error: &SqlError) -> Code {
-    match error {
-        SqlError::Refused(_)
-        | SqlError::Constraint(_)
-        | SqlError::Timeout
-        | SqlError::ReadOnly
-        | SqlError::Migration { .. } => Code::Invalid,
-        SqlError::TooLarge(_) => Code::TooLarge,
-        SqlError::Full => Code::StorageFull,
-        SqlError::Busy | SqlError::Ended(_) => Code::Conflict,
-        SqlError::Stopped => Code::ShuttingDown,
-        SqlError::Corrupt { .. } => Code::StoreDamaged,
-        SqlError::Store(_) => Code::Internal,
     }
 }
 
@@ -248,6 +198,17 @@ impl From<KvError> for ControlError {
         match error {
             KvError::Store(error) => Self::Store(error),
             error => Self::Kv(error),
+        }
+    }
+}
+
+impl From<SqlError> for ControlError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            // As those of the other kinds of stores.
+            SqlError::TooManyOpen { max } => Self::Store(StoreError::TooManyOpen { max }),
+            SqlError::BeingDeleted => Self::Store(StoreError::BeingDeleted),
+            error => Self::Sql(error),
         }
     }
 }

@@ -149,8 +149,9 @@ impl Builder {
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
         let buckets = self.buckets(tenant, &config);
         let topics = config.topics.iter().map(|(name, topic)| (name.clone(), topic.rules())).collect();
-        let BundleConfig { version, files, sticky, .. } = config;
-        Ok(LiveVersion { version, router, functions, files, sticky, buckets, topics })
+        let BundleConfig { version, files, sticky, blob, .. } = config;
+        let cors = blob.into_iter().map(|(name, bucket)| (name, bucket.cors)).filter(|(_, cors)| !cors.is_empty());
+        Ok(LiveVersion { version, router, functions, files, sticky, buckets, cors: cors.collect(), topics })
     }
 
     /// The buckets that the version declares, as if to a function that may do everything with them.

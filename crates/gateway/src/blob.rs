@@ -15,12 +15,13 @@ use http::{
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use minnow_model::{Code, Problem};
+use minnow_model::{Code, Origin, Problem};
 use minnow_runtime::{
     BodyError, LiveApp,
     data::{
         Granted,
         blob_headers::{self, NO_CONTENT_TYPE, conditions, quoted, set_meta},
+        range::Sent,
         signed::{Refused, SignedMethod, SignedUrl},
     },
 };
@@ -37,8 +38,8 @@ use crate::{
     body::{BlobBody, Content, RequestBody},
     config::{ALL_EARLY_BYTES, BLOBS_SENT, EARLY_BYTES, FILE_PIECE_BYTES},
     connection::Connection,
+    cors,
     files::OpenFile,
-    range::Sent,
     refusal::Refusal,
     worker::Node,
 };
@@ -125,11 +126,28 @@ async fn serve(
     incoming: Incoming,
 ) -> Result<Response<Content>, Refusal> {
     let node = &*connection.worker.node;
-    let (url, place) = verify(node, app, head)?;
-    match url.method {
+    if head.method == Method::OPTIONS {
+        return cors::preflight(head, |method| verify(node, app, method, head).map(|(url, _)| origins(app, &url)));
+    }
+    let (url, place) = verify(node, app, head.method.as_str(), head)?;
+    let cors = cors::headers(&origins(app, &url), &head.headers);
+    let answered = match url.method {
         SignedMethod::Get => download(node, &url, place.buckets, head).await,
         SignedMethod::Put => upload(connection, url, &place, head, incoming).await,
+    };
+    // A page is told of refusals, too.
+    match answered {
+        Ok(mut response) => {
+            response.headers_mut().extend(cors);
+            Ok(response)
+        }
+        Err(refusal) => Err(Refusal { headers: cors, ..refusal }),
     }
+}
+
+/// The origins that live versions let use signed URLs of the bucket.
+fn origins<'a>(app: &'a LiveApp, url: &SignedUrl) -> Vec<&'a Origin> {
+    app.shares.iter().filter_map(|(_, version)| version.cors.get(&url.store.name)).flatten().collect()
 }
 
 /// A bucket as the live versions have it.
@@ -140,19 +158,20 @@ struct Place {
     size_bytes: u64,
 }
 
-/// What the request's URL means, if it was signed, and the bucket, if a live version has it.
-fn verify(node: &Node, app: &LiveApp, head: &request::Parts) -> Result<(SignedUrl, Place), Refusal> {
+/// What the request's URL means, if it was signed for the method, and the bucket, if a live version has it.
+fn verify(node: &Node, app: &LiveApp, method: &str, head: &request::Parts) -> Result<(SignedUrl, Place), Refusal> {
     let all = || app.shares.iter().map(|(_, version)| &version.buckets);
     // The app's tenant is that of its buckets; without one there is nothing to sign.
     let any = all().find_map(|buckets| buckets.blob.values().next()).ok_or(Code::SignatureInvalid)?;
     let signer = &node.runtime.data().signer;
     let uri = &head.uri;
-    let url = signer.verify(&any.store.tenant, &app.name, head.method.as_str(), uri.path(), uri.query()).map_err(
-        |refused| match refused {
-            Refused::Signature => Code::SignatureInvalid,
-            Refused::Expired => Code::SignatureExpired,
-        },
-    )?;
+    let url =
+        signer.verify(&any.store.tenant, &app.name, method, uri.path(), uri.query()).map_err(
+            |refused| match refused {
+                Refused::Signature => Code::SignatureInvalid,
+                Refused::Expired => Code::SignatureExpired,
+            },
+        )?;
     let declared = all().filter_map(|buckets| Some((buckets, buckets.blob.get(url.store.name.as_str())?)));
     let (buckets, bucket) = declared.max_by_key(|(_, bucket)| bucket.size_bytes).ok_or(Code::SignatureInvalid)?;
     Ok((url, Place { buckets: Arc::clone(buckets), size_bytes: bucket.size_bytes }))

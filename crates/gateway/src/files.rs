@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, header::CACHE_CONTROL};
 use minnow_model::{BundledFile, Digest};
+use minnow_runtime::data::range::Sent;
 use minnow_store::Blobs;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::{
@@ -20,7 +21,6 @@ use tokio::{
 use crate::{
     body::{Content, FileBody},
     config::{FILE_CACHE_BYTES, FILE_PIECE_BYTES, MIN_OPEN_FILES},
-    range::Sent,
     target::FoundFile,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderName, HeaderValue, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use minnow_model::{Code, Problem, RequestId};
@@ -19,6 +19,8 @@ pub(crate) struct Refusal {
     pub(crate) allow: Vec<String>,
     /// When a client that was refused with 503 may try again, in whole seconds.
     pub(crate) retry_after: Duration,
+    /// What else its head has.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// For want of room: queues empty in less.
@@ -32,7 +34,7 @@ impl From<Code> for Refusal {
 
 impl From<Box<Problem>> for Refusal {
     fn from(problem: Box<Problem>) -> Self {
-        Self { problem, allow: Vec::new(), retry_after: RETRY_AFTER_WANT_OF_ROOM }
+        Self { problem, allow: Vec::new(), retry_after: RETRY_AFTER_WANT_OF_ROOM, headers: Vec::new() }
     }
 }
 
@@ -53,6 +55,7 @@ impl Refusal {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
+        headers.extend(self.headers);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after.as_secs()));
         }

@@ -211,7 +211,8 @@ mod tests {
                 files: files(&names),
                 sticky: None,
                 buckets: Arc::default(),
-                topics: Default::default(),
+                cors: BTreeMap::new(),
+                topics: BTreeMap::new(),
             };
             let found = match find(&version, &method, path) {
                 Target::File(_) => "file".into(),

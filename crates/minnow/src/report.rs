@@ -7,9 +7,10 @@ use std::{
 };
 
 use anstyle::AnsiColor;
+use minnow_control::api_types::LeftOut;
 use minnow_model::{AppName, manifest::ManifestErrors};
 
-use crate::client::ApiError;
+use crate::{client::ApiError, output};
 
 const ERROR: anstyle::Style = AnsiColor::Red.on_default().bold();
 const WARNING: anstyle::Style = AnsiColor::Yellow.on_default().bold();
@@ -107,6 +108,43 @@ pub fn warn(what: impl Display) {
 /// Warns that something was set for an app that nobody has published: its name may be misspelt.
 pub fn unpublished(app: &AppName) {
     warn(format_args!("nothing was published of {app} before; is this its name?"));
+}
+
+/// Warns that a list does not have all: `after` is where the next one begins.
+pub fn more(what: &str, limit: u32, after: &str) {
+    let limit = u64::from(limit) * 10;
+    // A key that a shell could take for something else.
+    let after = format!("'{}'", after.replace('\'', r"'\''"));
+    let after = output::printable(&after);
+    warn(format_args!("there are more {what}; --after={after} shows the next of them, --limit {limit} more at once"));
+}
+
+/// Prints a line on stderr: what is said of something that stdout is for.
+pub fn tell(what: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{what}");
+}
+
+/// Warns of what a backup has not, if there is any, and names it.
+pub fn left_out(app: &AppName, left_out: &LeftOut) {
+    if left_out.count > 0 {
+        warn(missing(app, left_out));
+    }
+}
+
+fn missing(app: &AppName, left_out: &LeftOut) -> String {
+    let what = match left_out.count {
+        1 => "1 file, folder or link".to_owned(),
+        count => format!("{count} files, folders or links"),
+    };
+    let mut text = format!("{what} in the volumes of {app} could not be backed up, and the backup is without them:");
+    for file in &left_out.files {
+        text.push_str(&format!("\n  {}: {}", output::printable(&file.path), output::printable(&file.why)));
+    }
+    let more = left_out.count.saturating_sub(left_out.files.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    text
 }
 
 /// The reader of stdout went away.

@@ -8,7 +8,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, StoreName, Tenant,
+    AppName, Origin, StoreName, Tenant,
     bundle::is_false,
     name::{NameError, remedy_for_name},
 };
@@ -326,8 +326,8 @@ pub struct Mount {
 /// The longest path of a mount, in bytes.
 pub const MAX_MOUNT_BYTES: usize = 255;
 
-/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/tmp`
-/// nor in that.
+/// The folder under which a function finds a volume: an absolute path without `.`, `..` or empty parts, neither `/` nor `/run`, and not
+/// in `/tmp` or `/run/minnow`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct MountPath(Arc<str>);
@@ -372,6 +372,9 @@ impl FromStr for MountPath {
         }
         if parts.split('/').next() == Some("tmp") {
             return Err(refuse("`/tmp` is the sandbox's own"));
+        }
+        if parts == "run" || parts == "run/minnow" || parts.starts_with("run/minnow/") {
+            return Err(refuse("`/run/minnow` is where functions reach the data services"));
         }
         Ok(Self(text.into()))
     }
@@ -444,6 +447,9 @@ pub struct BlobStore {
     /// The apps whose functions may be granted it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub share: Vec<AppName>,
+    /// The origins whose pages may use its signed URLs, beside those of the app itself.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub cors: Vec<Origin>,
     /// The most that its blobs take together.
     pub size_bytes: u64,
 }

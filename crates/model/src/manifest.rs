@@ -54,6 +54,8 @@ pub const MAX_ENV_BYTES: usize = 64 * 1024;
 pub const MAX_STORES: usize = 100;
 /// The most apps that one store is shared with.
 pub const MAX_SHARES: usize = 100;
+/// The most origins whose pages may use the signed URLs of a bucket.
+pub const MAX_ORIGINS: usize = 100;
 /// The most grants of one function, of all kinds together. JavaScript makes an object of each when a process starts.
 pub const MAX_GRANTS: usize = 100;
 /// The longest version text, in bytes: what an OCI tag can hold.

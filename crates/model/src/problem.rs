@@ -52,6 +52,8 @@ codes! {
     PreconditionFailed "precondition_failed" 412 "A condition of the request does not hold" "What `if-match` or `if-none-match` asks for is not so. Read the blob again and decide anew.";
     InvalidEvent "invalid_event" 400 "The event is not valid" "What was published is no CloudEvent, or exceeds a bound of events; `detail` says what is wrong.";
     RequestTimeout "request_timeout" 408 "The upload came too slowly" "The client sent less than 64 KiB of the upload in 60 seconds. Try again on a faster line.";
+    // The data services, as a function in CGI form reaches them over HTTP.
+    NotGranted "not_granted" 403 "Not granted" "The function was not granted this store or the locks, may only read the store, or its owner does not share it any more; `detail` says what to write in which manifest.";
     // Running a function.
     Overloaded "overloaded" 503 "Too many requests at once" "The function's concurrency and queue are full. Try again after `retry-after` seconds, or raise `limits.concurrency` or `limits.queue`.";
     QueueTimeout "queue_timeout" 503 "Waited too long for a free place" "The request waited in the function's queue for as long as `limits.timeout` allows.";

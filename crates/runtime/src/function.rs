@@ -29,10 +29,6 @@ use crate::{
     wasm::{Crew, WarmInstance},
 };
 
-/// Folders that the sandboxes of a function list at once in WASI preview 1: one reads the whole folder for each piece of the list, and
-/// the node has only a few turns for all.
-const LISTING_OF_FUNCTION: usize = 1;
-
 /// Everything the runtime needs to know of a function. Small, since a node holds thousands that are idle.
 #[derive(Clone, PartialEq)]
 pub struct FunctionSpec {
@@ -129,7 +125,7 @@ pub struct Function {
     /// Whether the sweep knows of this function.
     is_swept: AtomicBool,
     crew: Crew,
-    /// The function's turn to list a folder of a volume in WASI preview 1.
+    /// The app's turn to list a folder of a volume in WASI preview 1.
     listing: OnceLock<Arc<Semaphore>>,
     js: OnceLock<Box<Team>>,
     printing: LineRate,
@@ -209,7 +205,7 @@ impl Function {
     }
 
     pub(crate) fn listing(&self) -> &Arc<Semaphore> {
-        self.listing.get_or_init(|| Arc::new(Semaphore::new(LISTING_OF_FUNCTION)))
+        self.listing.get_or_init(|| self.runtime.file_roots.turn_of(&self.spec.tenant, &self.spec.app))
     }
 
     pub(crate) fn js_if_any(&self) -> Option<&Team> {

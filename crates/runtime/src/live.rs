@@ -6,7 +6,9 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use minnow_model::{AppName, BundledFile, FunctionName, StoreName, TopicRules, Version, manifest::Sticky, route::Router};
+use minnow_model::{
+    AppName, BundledFile, FunctionName, Origin, StoreName, TopicRules, Version, manifest::Sticky, route::Router,
+};
 use tokio::sync::watch;
 
 use crate::{Function, data::Granted};
@@ -45,6 +47,8 @@ pub struct LiveVersion {
     pub buckets: Arc<Granted>,
     /// What each of the app's topics may hold.
     pub topics: BTreeMap<StoreName, TopicRules>,
+    /// The origins whose pages may use signed URLs of these buckets, where there are any.
+    pub cors: BTreeMap<StoreName, Vec<Origin>>,
 }
 
 impl LiveVersion {

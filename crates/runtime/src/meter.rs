@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     Function,
     invocation::{BodyError, TraceContext},
+    ticker::SLICE,
     worker::Turn,
 };
 
@@ -209,24 +210,53 @@ pub(crate) fn monotonic_ns() -> u64 {
     nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic))
 }
 
+/// A poll that lasts longer may have lost its core meanwhile. One more reading of the CPU clock is then 0.4 % of it.
+const LASTING_NS: u64 = 200_000;
+
+/// How old a reading of the CPU clock may be that bounds what a poll is charged.
+const CPU_SEEN_NS: u64 = 1_000_000;
+
+/// The last reading of this thread's CPU clock before a poll, and the monotonic clock then.
+#[derive(Clone, Copy)]
+struct CpuSeen {
+    at_ns: u64,
+    cpu_ns: u64,
+}
+
+thread_local! {
+    static CPU_SEEN: std::cell::Cell<CpuSeen> = const { std::cell::Cell::new(CpuSeen { at_ns: 0, cpu_ns: 0 }) };
+}
+
+impl CpuSeen {
+    /// Reads the clock again when the last reading is old: once a millisecond at the most.
+    fn refresh(now_ns: u64) {
+        if now_ns.saturating_sub(CPU_SEEN.get().at_ns) >= CPU_SEEN_NS {
+            CPU_SEEN.set(Self { at_ns: now_ns, cpu_ns: thread_cpu_ns() });
+        }
+    }
+}
+
 fn nanoseconds(time: rustix::time::Timespec) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// Counts the CPU time of a sandbox, poll by poll.
 ///
-/// Until a guest has used up its first slice, polls are timed with the monotonic clock: four readings of the CPU clock were a
-/// tenth of a short request. The two differ only when the kernel takes the core away within that millisecond. From then on
-/// the CPU clock is read.
+/// Until a guest has computed for a slice without a pause, polls are timed with the monotonic clock: four readings of the CPU
+/// clock were a tenth of a short request, and a quarter of one that waits for a hundred writes. The two differ when the kernel
+/// takes the core away, so a poll that lasts is charged no more than the thread has used. From then on the CPU clock is read,
+/// until the guest waits for something.
 #[derive(Default)]
 pub(crate) struct Meter {
     /// CPU time of the polls that have ended, in nanoseconds.
     cpu_ns: AtomicU64,
     /// The clock when the current poll began, in nanoseconds; 0 between polls.
     poll_began_ns: AtomicU64,
-    /// Whether the guest has been suspended once, and whether that was so when the current poll began.
+    /// Whether the guest was suspended in this computation, and whether that was so when the current poll began.
     is_long: AtomicBool,
     poll_is_long: AtomicBool,
+    /// CPU time of the polls since the guest last had a turn, in nanoseconds.
+    unturned_ns: AtomicU64,
     /// The guest was interrupted at the end of a slice and waits for its next turn.
     suspended: AtomicBool,
     /// Whether `turn` holds one; saves the lock in the common case.
@@ -244,12 +274,21 @@ impl Meter {
     pub(crate) fn current(&self) -> Duration {
         match self.poll_began_ns.load(Relaxed) {
             0 => Duration::ZERO,
-            began => Duration::from_nanos(Self::clock_ns(self.poll_is_long.load(Relaxed)).saturating_sub(began)),
+            began => Duration::from_nanos(Self::spent_ns(self.poll_is_long.load(Relaxed), began)),
         }
     }
 
     fn clock_ns(is_long: bool) -> u64 {
         if is_long { thread_cpu_ns() } else { monotonic_ns() }
+    }
+
+    /// The CPU time since `began`, of a poll on this thread.
+    fn spent_ns(is_long: bool, began: u64) -> u64 {
+        let spent = Self::clock_ns(is_long).saturating_sub(began);
+        if is_long || spent < LASTING_NS {
+            return spent;
+        }
+        spent.min(thread_cpu_ns().saturating_sub(CPU_SEEN.get().cpu_ns))
     }
 
     /// Adds CPU time that was measured elsewhere.
@@ -263,14 +302,17 @@ impl Meter {
         self.is_long.store(true, Relaxed);
     }
 
-    /// The next computation is a new one, short until it turns out to be long.
-    pub(crate) fn start_anew(&self) {
-        self.is_long.store(false, Relaxed);
+    /// Whether the guest has computed less than half a slice since it last had a turn, over all polls: it waited for something
+    /// since then, and a slice that ends now began while it did.
+    pub(crate) fn has_just_begun(&self) -> bool {
+        let unturned = Duration::from_nanos(self.unturned_ns.load(Relaxed));
+        !self.poll_is_long.load(Relaxed) && unturned + self.current() < SLICE / 2
     }
 
     /// The guest goes on; it keeps the turn until the poll in which it does so ends.
     pub(crate) fn resume(&self, turn: Turn) {
         self.suspended.store(false, Relaxed);
+        self.unturned_ns.store(0, Relaxed);
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
         self.holds.store(true, Relaxed);
     }
@@ -285,12 +327,20 @@ impl Meter {
     pub(crate) fn poll<F: Future + Unpin>(&self, inner: &mut F, cx: &mut Context<'_>) -> (Poll<F::Output>, u64) {
         let is_long = self.is_long.load(Relaxed);
         let began = Self::clock_ns(is_long);
+        if !is_long {
+            CpuSeen::refresh(began);
+        }
         self.poll_is_long.store(is_long, Relaxed);
         self.poll_began_ns.store(began, Relaxed);
         let polled = Pin::new(inner).poll(cx);
         self.poll_began_ns.store(0, Relaxed);
-        let spent = Self::clock_ns(is_long).saturating_sub(began);
+        let spent = Self::spent_ns(is_long, began);
         self.cpu_ns.fetch_add(spent, Relaxed);
+        self.unturned_ns.fetch_add(spent, Relaxed);
+        if is_long && !self.is_suspended() {
+            // It waits for something. What it does then is another computation, short until it turns out to be long.
+            self.is_long.store(false, Relaxed);
+        }
         if self.holds.swap(false, Relaxed) {
             // The next guest that waits for a turn gets it now.
             drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -311,5 +361,90 @@ impl<F: Future + Unpin> Future for Metered<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
         this.run.meter.poll(&mut this.inner, cx).0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use super::*;
+
+    /// One poll of `step`.
+    fn poll(meter: &Meter, step: impl Fn() -> Poll<()>) -> bool {
+        let mut future = pin!(poll_fn(|_| step()));
+        meter.poll(&mut future, &mut Context::from_waker(std::task::Waker::noop())).0.is_ready()
+    }
+
+    #[test]
+    fn a_computation_is_long_from_its_first_slice_until_the_guest_waits() {
+        let meter = Meter::default();
+        assert!(!poll(&meter, || {
+            assert!(!meter.poll_is_long.load(Relaxed));
+            meter.suspend();
+            Poll::Pending
+        }));
+        // It waits for its turn.
+        for _ in 0..2 {
+            assert!(!poll(&meter, || {
+                assert!(meter.poll_is_long.load(Relaxed) && !meter.has_just_begun());
+                Poll::Pending
+            }));
+        }
+        // It goes on, and then waits for something.
+        assert!(!poll(&meter, || {
+            meter.resume(Turn::default());
+            assert!(meter.poll_is_long.load(Relaxed) && !meter.has_just_begun());
+            Poll::Pending
+        }));
+        assert!(poll(&meter, || {
+            assert!(!meter.poll_is_long.load(Relaxed));
+            Poll::Ready(())
+        }));
+    }
+
+    /// Computes for so long, on whatever core time there is.
+    fn compute(time: Duration) {
+        let end = Duration::from_nanos(thread_cpu_ns()) + time;
+        while Duration::from_nanos(thread_cpu_ns()) < end {}
+    }
+
+    #[test]
+    fn what_has_computed_for_half_a_slice_has_not_just_begun_also_in_many_short_polls() {
+        let meter = Meter::default();
+        poll(&meter, || {
+            compute(SLICE);
+            assert!(!meter.has_just_begun());
+            Poll::Pending
+        });
+        // As it would after a turn.
+        meter.resume(Turn::default());
+        for _ in 0..10 {
+            poll(&meter, || {
+                compute(SLICE / 10);
+                Poll::Pending
+            });
+        }
+        poll(&meter, || {
+            assert!(!meter.poll_is_long.load(Relaxed) && !meter.has_just_begun());
+            Poll::Ready(())
+        });
+    }
+
+    #[test]
+    fn a_poll_is_not_charged_for_the_time_in_which_others_have_its_core() {
+        let meter = Meter::default();
+        let slept = Duration::from_millis(50);
+        poll(&meter, || {
+            // The thread has no core meanwhile.
+            std::thread::sleep(slept);
+            Poll::Ready(())
+        });
+        assert!(meter.cpu() < slept / 2, "{:?}", meter.cpu());
+        poll(&meter, || {
+            compute(SLICE);
+            Poll::Ready(())
+        });
+        assert!(meter.cpu() >= SLICE, "{:?}", meter.cpu());
     }
 }

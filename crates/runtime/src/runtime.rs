@@ -166,9 +166,9 @@ impl Runtime {
             .weight_capacity(config.code_bytes)
             .build()
             .map_err(|error| StartError::Cache(error.to_string()))?;
-        let nowhere = config.tmp_dir.join("nowhere");
-        let file_roots =
-            wasm::Roots::new(nowhere.clone()).map_err(|error| StartError::Directory { path: nowhere, error })?;
+        let (nowhere, services) = (config.tmp_dir.join("nowhere"), config.tmp_dir.join("services"));
+        let file_roots = wasm::Roots::new(nowhere, services)
+            .map_err(|error| StartError::Directory { path: config.tmp_dir, error })?;
         let js = js::Engine::new(config.js, config.executable, config.data_dir, config.blobs)?;
         let runtime = Arc::new(Self {
             logs,

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -20,7 +20,11 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
 };
 
-use crate::{StoreError, snapshot::Snapshot};
+use crate::{
+    StoreError,
+    full::{disk_is_full, tell_full_disk},
+    snapshot::Snapshot,
+};
 
 /// Writes that may wait for the writer thread. Callers beyond it wait to enqueue, which is the back-pressure.
 const WAITING_WRITES: usize = 256;
@@ -37,7 +41,7 @@ pub struct Database {
     /// At most [`Tuning::readers`] that nobody uses now; they are opened on first use.
     readers: Mutex<Vec<Connection>>,
     /// One permit for each connection that [`Database::read`] may use at once.
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     path: PathBuf,
     tuning: Tuning,
 }
@@ -145,7 +149,7 @@ impl Database {
             writes: Some(writes),
             writer: Some(writer),
             readers: Mutex::default(),
-            reading: Semaphore::new(tuning.readers),
+            reading: Arc::new(Semaphore::new(tuning.readers)),
             path: path.to_owned(),
             tuning,
         })
@@ -198,10 +202,12 @@ impl Database {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let _permit = self.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
+        let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| StoreError::Stopped)?;
         let connection = self.reader()?;
         let ran = tokio::task::spawn_blocking(move || {
             let result = work(&connection);
+            // Not with the caller, who may look at the result much later.
+            drop(permit);
             (connection, result)
         });
         match ran.await {
@@ -439,8 +445,14 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
         let committed =
             bound_log(&connection, path, tuning).and_then(|()| commit(&mut connection, &mut group, &mut ran));
         let committed = committed.map_err(|error| at(path, error));
-        if let Err(error) = &committed {
-            tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
+        match &committed {
+            Ok(()) => {}
+            Err(StoreError::Full) if disk_is_full(path) => tell_full_disk(),
+            // It has reached its size, which those who write are told.
+            Err(StoreError::Full) => {}
+            Err(error) => {
+                tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
+            }
         }
         if committed.is_ok() {
             ran.iter_mut().for_each(|ran| ran.answer.committed());

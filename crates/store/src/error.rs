@@ -8,6 +8,8 @@ use std::{
 use minnow_model::Digest;
 use rusqlite::ErrorCode;
 
+use crate::full::tell_full_disk;
+
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -43,10 +45,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// An I/O error at `path`; a full disk becomes [`StoreError::Full`].
+    /// An I/O error at `path`; a full disk becomes [`StoreError::Full`], and the log tells of it.
     pub fn io(path: &Path, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                tell_full_disk();
+                Self::Full
+            }
             _ => Self::Io { path: path.to_owned(), source },
         }
     }

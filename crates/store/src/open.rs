@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> OpenStores<T> {
             return Ok(Some(store));
         }
         // Before a slot is made: asking for stores that were never written must not fill the table.
-        if is_file(&self.path(id))? { self.open_elsewhere(id, false).await } else { Ok(None) }
+        if is_file(&self.path(id))? { self.open_elsewhere(id, || false).await } else { Ok(None) }
     }
 
     /// [`OpenStores::existing`] on this thread. Blocking.
@@ -125,15 +125,25 @@ impl<T: Send + Sync + 'static> OpenStores<T> {
         if let Some(store) = self.shared.opened(id) {
             return Ok(Some(store));
         }
-        if is_file(&self.path(id))? { self.open(id, false) } else { Ok(None) }
+        if is_file(&self.path(id))? { self.open(id, || false) } else { Ok(None) }
     }
 
     /// The store; opened, and its file created, on a thread that may block. Durable once something is committed in it.
     pub async fn or_create(&self, id: &StoreId) -> Result<Arc<T>, StoreError> {
+        self.or_create_if(id, || true).await?.ok_or(StoreError::Stopped)
+    }
+
+    /// [`OpenStores::or_create`], but `None` where there is no file and `may_create` says no. It is asked when no deletion of
+    /// the app can come between it and the file.
+    pub async fn or_create_if(
+        &self,
+        id: &StoreId,
+        may_create: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Option<Arc<T>>, StoreError> {
         if let Some(store) = self.shared.opened(id) {
-            return Ok(store);
+            return Ok(Some(store));
         }
-        self.open_elsewhere(id, true).await?.ok_or(StoreError::Stopped)
+        self.open_elsewhere(id, may_create).await
     }
 
     /// Where the store is, or would be.
@@ -172,18 +182,40 @@ impl<T: Send + Sync + 'static> OpenStores<T> {
         Ok(stores)
     }
 
-    /// Removes all stores of an app, all or none also over a crash. Calls that use them are waited for; what comes meanwhile is refused.
-    pub async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), StoreError> {
+    /// Removes all stores of an app, all or none also over a crash. Calls that use them are waited for; what comes meanwhile is
+    /// refused. `closed` is called with the app's folder when none of them is open any more, and none can be opened yet.
+    pub async fn delete_app(
+        &self,
+        tenant: &Tenant,
+        app: &AppName,
+        closed: impl FnOnce(&Path) + Send + 'static,
+    ) -> Result<(), StoreError> {
         let (stores, app) = (self.clone(), (tenant.clone(), app.clone()));
-        let delete = move || stores.shared.without(&app, || stores.shared.remove_app(&app));
+        let delete = move || {
+            stores.shared.without(&app, || {
+                closed(&stores.shared.app_dir(&app.0, &app.1));
+                stores.shared.remove_app(&app)
+            })
+        };
         tokio::task::spawn_blocking(delete).await.map_err(|_| StoreError::Stopped)?
     }
 
     /// Moves all stores of an app to the folder `to`, which must not be there yet and be on the same file system: all or
     /// none, as [`OpenStores::delete_app`]. False where the app has none.
-    pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, StoreError> {
+    pub async fn move_app(
+        &self,
+        tenant: &Tenant,
+        app: &AppName,
+        to: &Path,
+        closed: impl FnOnce(&Path) + Send + 'static,
+    ) -> Result<bool, StoreError> {
         let (stores, app, to) = (self.clone(), (tenant.clone(), app.clone()), to.to_owned());
-        let moved = move || stores.shared.without(&app, || stores.shared.move_app(&app, &to));
+        let moved = move || {
+            stores.shared.without(&app, || {
+                closed(&stores.shared.app_dir(&app.0, &app.1));
+                stores.shared.move_app(&app, &to)
+            })
+        };
         tokio::task::spawn_blocking(moved).await.map_err(|_| StoreError::Stopped)?
     }
 
@@ -206,20 +238,24 @@ impl<T: Send + Sync + 'static> OpenStores<T> {
         Ok(apps)
     }
 
-    async fn open_elsewhere(&self, id: &StoreId, create: bool) -> Result<Option<Arc<T>>, StoreError> {
+    async fn open_elsewhere(
+        &self,
+        id: &StoreId,
+        may_create: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Option<Arc<T>>, StoreError> {
         let (stores, id) = (self.clone(), id.clone());
-        let opened = tokio::task::spawn_blocking(move || stores.open(&id, create)).await;
+        let opened = tokio::task::spawn_blocking(move || stores.open(&id, may_create)).await;
         opened.map_err(|_| StoreError::Stopped)?
     }
 
-    fn open(&self, id: &StoreId, create: bool) -> Result<Option<Arc<T>>, StoreError> {
+    fn open(&self, id: &StoreId, may_create: impl FnOnce() -> bool) -> Result<Option<Arc<T>>, StoreError> {
         let slot = self.shared.slot(id);
         let mut state = slot.state();
         if let Some(store) = &*state {
             slot.used_ms.store(self.shared.now_ms(), Ordering::Relaxed);
             return Ok(Some(Arc::clone(store)));
         }
-        let opened = self.shared.open_file(id, create);
+        let opened = self.shared.open_file(id, may_create);
         if let Ok(Some(store)) = &opened {
             slot.used_ms.store(self.shared.now_ms(), Ordering::Relaxed);
             *state = Some(Arc::clone(store));
@@ -272,14 +308,14 @@ impl<T> Shared<T> {
         Arc::clone(slot)
     }
 
-    /// Opens the file of a slot whose lock the caller holds.
-    fn open_file(&self, id: &StoreId, create: bool) -> Result<Option<Arc<T>>, StoreError> {
+    /// Opens the file of a slot whose lock the caller holds. A deletion that begins after its first line waits for that lock.
+    fn open_file(&self, id: &StoreId, may_create: impl FnOnce() -> bool) -> Result<Option<Arc<T>>, StoreError> {
         if lock(&self.deleting).contains(&(id.tenant.clone(), id.app.clone())) {
             return Err(StoreError::BeingDeleted);
         }
         let path = self.path(id);
         let exists = is_file(&path)?;
-        if !exists && !create {
+        if !exists && !may_create() {
             return Ok(None);
         }
         self.take_place()?;

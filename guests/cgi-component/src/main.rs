@@ -13,6 +13,8 @@
 //! | `/exit` | nothing; exits with failure |
 //! | `/slow?ms=N` | a line at once, another one N milliseconds later (500 by default) |
 //! | `/files` | what came of the steps on stdin, see files.rs of lab-p2 |
+//! | `/http` | stdin is written to `/run/minnow/http`, and what that answers is streamed back |
+//! | `/http/steps` | what came of the steps on stdin, see http.rs |
 //! | `/log` | "Hello, World!", and a line on stderr |
 
 use std::io::{self, Write};
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 #[path = "../../lab-p2/src/files.rs"]
 mod files;
+mod http;
 
 fn main() -> io::Result<()> {
     let path = std::env::var("PATH_INFO").unwrap_or_default();
@@ -41,6 +44,16 @@ fn main() -> io::Result<()> {
             let mut steps = Vec::new();
             io::Read::read_to_end(&mut io::stdin().lock(), &mut steps)?;
             write!(out, "Content-Type: application/json\n\n{}", files::all(&steps, files::step))?;
+        }
+        "/http" => {
+            write!(out, "Content-Type: application/octet-stream\n\n")?;
+            if let Err(error) = http::whole(&mut out) {
+                write!(out, "{:?}", error.kind())?;
+            }
+        }
+        "/http/steps" => {
+            write!(out, "Content-Type: application/octet-stream\n\n")?;
+            http::steps(&mut out)?;
         }
         "/count" => {
             let bytes = io::copy(&mut io::stdin().lock(), &mut io::sink())?;

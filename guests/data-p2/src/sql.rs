@@ -83,6 +83,15 @@ pub fn call(what: &str, query: &Query, body: &[u8]) -> Done {
             };
             json!({ "open": open.len(), "refused": error })
         }
+        // Each durable before the next begins.
+        "inserts" => {
+            let (sql, params) = statement(&asked);
+            let count = query.number("n", 100);
+            for _ in 0..count {
+                database.run(&sql, params.clone())?;
+            }
+            json!({ "inserted": count })
+        }
         // How long one of many takes, in nanoseconds.
         "gets" => {
             let count = query.number("n", 100);

@@ -2,9 +2,11 @@
 //! Each test has nodes of its own: a node does one backup or restore at a time.
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::symlink,
+    os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
+    process::Stdio,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
@@ -224,6 +226,48 @@ fn an_app_comes_back_on_another_node_with_all_that_belongs_to_it() {
     let two = two.kill_and_restart();
     assert_eq!(ask(&two, name, "/kv/get?key=a", "")["value"], "kept");
     assert!(two.get(name, "/blob/get?key=folder/large").body == large);
+}
+
+#[test]
+fn what_a_backup_has_not_is_named_by_it_and_by_its_restore() {
+    let (one, name) = (&Node::start(), "backup-without");
+    let app = app(name);
+    serve(one, &app, name);
+    ask(one, name, "/do-files", json!([{ "do": "write", "path": "/data/a.txt", "text": "a" }]).to_string());
+    let volume = one.data_dir().join("files/default").join(name).join("data");
+    fs::write(volume.join(OsStr::from_bytes(b"caf\xe9.txt")), "x").unwrap();
+    // One that could move the cursor of a terminal.
+    let _socket = UnixListener::bind(volume.join("\u{1b}[2Jsocket")).unwrap();
+    let (temp, file) = back_up(one, name);
+    let left_out = json!({
+        "count": 2,
+        "files": [
+            { "path": "data/\u{1b}[2Jsocket", "why": "it is neither a file nor a folder nor a symbolic link" },
+            { "path": "data/caf\u{fffd}.txt", "why": "its name is not UTF-8" },
+        ],
+    });
+    let written = one.cli().json(["backup", name, path(&file), "--json"]);
+    assert_eq!(written["left_out"], json!({ name: left_out }));
+    let named = [
+        "warning: 2 files, folders or links in the volumes of backup-without",
+        "data/\\u{1b}[2Jsocket: it is neither a file",
+        "data/caf\u{fffd}.txt: its name is not UTF-8",
+    ];
+    let ran = one.cli().run(["backup", name, path(&temp.path().join("other.tar.zst"))]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&named);
+    let ran = one.cli().run(["restore", path(&file), "--as", "backup-without-2"]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&[&named[0].replace(name, "backup-without-2"), named[1], named[2]]);
+    let restored = one.cli().json(["restore", path(&file), "--as", "backup-without-3", "--json"]);
+    assert_eq!(restored["apps"][0]["left_out"], left_out);
+    // A backup that has all of it says so.
+    fs::remove_file(volume.join(OsStr::from_bytes(b"caf\xe9.txt"))).unwrap();
+    fs::remove_file(volume.join("\u{1b}[2Jsocket")).unwrap();
+    assert_eq!(one.cli().json(["backup", name, path(&file), "--json"])["left_out"], json!({}));
+    let ran = one.cli().run(["backup", name, path(&file)]);
+    assert!(ran.code() == 0 && !format!("{ran:?}").contains("warning"), "{ran:?}");
+    assert_eq!(one.cli().json(["restore", path(&file), "--replace", "--json"])["apps"][0]["left_out"]["count"], 0);
 }
 
 #[test]
@@ -452,6 +496,87 @@ fn a_disk_that_becomes_full_ends_a_backup_and_a_restore_and_nothing_else() {
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     ask(&two, "small", "/kv/set?key=a", "later");
     fs::remove_file(&ballast).unwrap();
+}
+
+#[test]
+fn what_a_restored_app_lacks_of_another_is_told_with_both_sides() {
+    let one = &Node::start();
+    let owner = App::new("b-owner").function("web", "data-p2", "").end("[kv.items]\nshare = [\"a-user\"]");
+    one.serve(&owner);
+    let user = App::new("a-user").function("web", "data-p2", "kv = [\"b-owner/items:ro\"]");
+    one.serve(&user);
+    let (temp, file) = back_up(one, "a-user");
+    let both = temp.path().join("both.tar.zst");
+    one.cli().ok(["backup", path(&both)]);
+    let two = Node::start();
+    let ran = two.cli().run(["restore", path(&file)]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    ran.says(&[
+        "warning: a-user: function `web` is granted the kv store `b-owner/items`",
+        "share = [\"a-user\"]",
+        "of `b-owner`",
+    ]);
+    until("the log of the app tells it", || {
+        two.logs("a-user").iter().any(|line| line["message"].as_str().unwrap().contains("b-owner/items"))
+    });
+    // The owner comes after the user, and neither lacks anything.
+    let restored = two.cli().json(["restore", path(&both), "--replace", "--json"]);
+    let lacks: Vec<_> = restored["apps"].as_array().unwrap().iter().map(|app| &app["missing_shares"]).collect();
+    assert_eq!(lacks, [&json!([]), &json!([])]);
+    // Under another name it is not the one that the owner shares with.
+    let restored = two.cli().json(["restore", path(&file), "--as", "a-copy", "--json"]);
+    let lacks = restored["apps"][0]["missing_shares"][0].as_str().unwrap();
+    assert!(lacks.contains("b-owner/items") && lacks.contains("a-copy"), "{lacks}");
+}
+
+/// Runs a command with its stdin and stdout from and to files: what passes is no text.
+fn piped(node: &Node, arguments: &[&str], from: Option<&Path>, to: &Path) -> (i32, String) {
+    let cli = node.cli();
+    let mut command = cli.command(arguments);
+    command.stdin(from.map_or_else(Stdio::null, |from| fs::File::open(from).unwrap().into()));
+    let ran = command.stdout(fs::File::create(to).unwrap()).stderr(Stdio::piped()).output().unwrap();
+    (ran.status.code().unwrap(), String::from_utf8(ran.stderr).unwrap())
+}
+
+#[test]
+fn a_backup_goes_through_pipes() {
+    let (one, name) = (&Node::start(), "backup-piped");
+    let app = app(name);
+    serve(one, &app, name);
+    ask(one, name, "/kv/set?key=a", "kept");
+    let temp = tempfile::tempdir().unwrap();
+    let (file, said) = (temp.path().join("stdout"), temp.path().join("said"));
+    let (code, told) = piped(one, &["backup", name, "-"], None, &file);
+    assert!(code == 0 && told.contains(&format!("backed up {name} to stdout")), "{told}");
+    let (code, told) = piped(one, &["backup", name, "-", "--json"], None, &file);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let expected = json!({ "file": "stdout", "bytes": fs::metadata(&file).unwrap().len(), "left_out": {} });
+    assert_eq!((code, told), (0, expected));
+    let two = Node::start();
+    let (code, told) = piped(&two, &["restore", "-"], Some(&file), &said);
+    assert_eq!((code, told.as_str().contains("error")), (0, false), "{told}");
+    assert!(fs::read_to_string(&said).unwrap().contains(&format!("restored {name}")), "{told}");
+    assert_eq!(ask(&two, name, "/kv/get?key=a", "")["value"], "kept");
+    let (code, told) = piped(&two, &["restore", "-", "--as", "again", "--json"], Some(&file), &said);
+    let restored: Value = serde_json::from_slice(&fs::read(&said).unwrap()).unwrap();
+    assert_eq!((code, &restored["apps"][0]["app"]), (0, &json!("again")), "{told}");
+    // Half a one is refused, and one that nobody takes is a failure.
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let (code, told) = piped(&two, &["restore", "-", "--as", "half"], Some(&file), &said);
+    assert!(code == 1 && told.contains("cut off"), "{told}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let cli = one.cli();
+    let ran = cli.command(["backup", name, "-"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(1) && told.contains("cannot write stdout"), "{told}");
+    for arguments in [format!("backup {name} -"), "restore -".into()] {
+        let shown = one.cli().on_a_terminal(&arguments, None);
+        assert!(shown.text.contains("terminal"), "{}", shown.text);
+    }
+    no_leftovers(one);
+    no_leftovers(&two);
 }
 
 #[test]

@@ -202,6 +202,61 @@ fn a_signed_url_is_for_what_was_signed_and_nothing_else() {
 }
 
 #[test]
+fn pages_of_other_origins_use_signed_urls_where_the_manifest_lets_them() {
+    const PAGE: &str = "https://app.example";
+    let node = Node::shared();
+    let buckets = "[blob.uploads]\ncors = [\"https://app.example\"]\n[blob.open]\ncors = [\"*\"]\n[blob.closed]";
+    let app = App::new("cors").function("web", "data-p2", "blob = [\"uploads\"]").end(buckets);
+    node.serve(&app);
+    let url = |bucket: &str, arguments: &[&str]| {
+        let store = format!("cors/{bucket}");
+        let signed = node.cli().json([&["blob", "sign", store.as_str(), "a b", "--json"], arguments].concat());
+        signed["path"].as_str().unwrap().to_owned()
+    };
+    let preflight = |path: &str, origin: &str, method: &str| {
+        let request = Request::get("cors", path).method("OPTIONS").header("origin", origin);
+        let request = request.header("access-control-request-method", method);
+        node.send(&request.header("access-control-request-headers", "content-type"))
+    };
+    let allowed = |answer: &Answer| answer.header("access-control-allow-origin").map(str::to_owned);
+    // As a browser does it: asks first, puts, and reads what came of it.
+    let (put, get) = (url("uploads", &["--put", "--max-size", "1KiB"]), url("uploads", &[]));
+    let asked = preflight(&put, PAGE, "PUT");
+    assert_eq!((asked.status, allowed(&asked).as_deref()), (204, Some(PAGE)), "{asked:?}");
+    assert_eq!(asked.header("access-control-allow-methods"), Some("PUT"));
+    assert!(asked.header("access-control-allow-headers").unwrap().contains("content-type"), "{asked:?}");
+    assert_eq!(asked.header("vary"), Some("origin"));
+    let from = |path: &str, origin: &str| Request::get("cors", path).header("origin", origin);
+    let answer = node.send(&from(&put, PAGE).method("PUT").header("content-type", "text/plain").body("hello"));
+    assert_eq!((answer.status, allowed(&answer).as_deref()), (201, Some(PAGE)), "{answer:?}");
+    assert!(answer.header("access-control-expose-headers").unwrap().contains("etag"), "{answer:?}");
+    let answer = node.send(&from(&get, PAGE).header("range", "bytes=0-3"));
+    assert_eq!((answer.status, answer.text().as_str(), allowed(&answer).as_deref()), (206, "hell", Some(PAGE)));
+    assert!(answer.header("access-control-expose-headers").unwrap().contains("content-range"), "{answer:?}");
+    // Also why it was refused.
+    let answer = node.send(&from(&put, PAGE).method("PUT").body(vec![0; 2000]));
+    assert_eq!((answer.status, allowed(&answer).as_deref()), (413, Some(PAGE)), "{answer:?}");
+    // Not for others: of another origin, without a signature, for what was not signed; nor for other buckets.
+    for (path, origin, method, status) in [
+        (&put, "https://evil.example", "PUT", 405),
+        (&put, "null", "PUT", 405),
+        (&put, PAGE, "GET", 403),
+        (&put.replace("expires=", "expires=1"), PAGE, "PUT", 403),
+        (&url("closed", &["--put"]), PAGE, "PUT", 405),
+    ] {
+        let answer = preflight(path, origin, method);
+        assert_eq!((answer.status, allowed(&answer)), (status, None), "{path} {origin} {method}: {answer:?}");
+    }
+    let answer = node.send(&from(&get, "https://evil.example"));
+    assert_eq!((answer.status, allowed(&answer), answer.header("vary")), (200, None, Some("origin")), "{answer:?}");
+    let answer = node.send(&from(&url("open", &["--put"]), "https://any.example").method("PUT").body("x"));
+    assert_eq!((answer.status, allowed(&answer).as_deref()), (201, Some("*")), "{answer:?}");
+    // What is no origin is no manifest.
+    let bad = App::new("cors-bad").end("[blob.uploads]\ncors = [\"https://app.example/\"]");
+    node.cli().in_dir(bad.path()).fails(["publish"]).says(&["not an origin", "leave the path out"]);
+}
+
+#[test]
 fn a_signed_url_outlives_a_rotation_of_the_key_and_a_restart_but_not_its_bucket() {
     let node = Node::start();
     node.serve(&app("life", "64MiB"));
@@ -327,8 +382,18 @@ fn blobs_pass_through_the_command_line_as_they_are() {
     let folder = cli.json(["blob", "list", "clis/uploads", "a/", "--delimiter", "/", "--json"]);
     assert_eq!((keys(&folder).len(), &folder["prefixes"]), (2, &json!(["a/b/"])));
     let some = cli.run(["blob", "list", "clis/uploads", "--limit", "2"]);
-    some.says(&["there are more blobs", "--limit 20"]);
+    some.says(&["there are more blobs", "--after='a/b/2'", "--limit 20"]);
     assert!(some.stdout.contains("a/b/2") && !some.stdout.contains("a/large"), "{some:?}");
+    // Page by page, as a script would.
+    let mut pages = vec![cli.json(["blob", "list", "clis/uploads", "--limit", "2", "--json"])];
+    while let Some(after) = pages.last().unwrap()["cursor"].as_str().map(str::to_owned) {
+        assert!(pages.len() < 3, "it goes on and on");
+        pages.push(cli.json(["blob", "list", "clis/uploads", "--limit", "2", "--after", &after, "--json"]));
+    }
+    assert_eq!(pages.len(), 3);
+    assert_eq!(pages.iter().flat_map(keys).collect::<Vec<_>>(), keys(&all));
+    let rest = cli.run(["blob", "list", "clis/uploads", "--after=a/stdin.png", "--json"]);
+    assert!(rest.stdout.contains("\"b\"") && !rest.stdout.contains("a/") && rest.stderr.is_empty(), "{rest:?}");
     let shown = cli.ok(["blob", "list", "clis/uploads", "a/l"]);
     assert!(shown.contains("a/large") && shown.contains("30.0 MiB") && shown.contains("application/json"), "{shown}");
 

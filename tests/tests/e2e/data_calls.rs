@@ -36,6 +36,13 @@ const calls = {
     sql: async ({ MAIN }, { sql, params = [] }) => (await MAIN.prepare(sql).bind(...params).raw()),
     sqls: async ({ MAIN }, { sqls }) => (await MAIN.batch(sqls.map((sql) => MAIN.prepare(sql)))).map(({ results }) => results),
     script: ({ MAIN }, { sql }) => MAIN.exec(sql),
+    async section({ ITEMS, LOCKS }, { key }) {
+        const lock = await LOCKS.acquire("boat", { lease: 60_000, wait: 60_000 });
+        const before = Number(await ITEMS.get(key) ?? 0);
+        await ITEMS.put(key, String(before + 1));
+        await lock.release();
+        return { token: lock.token, before };
+    },
     async token({ LOCKS }) {
         const lock = await LOCKS.acquire("boat", { lease: 60_000, wait: 60_000 });
         await lock.release();

@@ -369,6 +369,11 @@ fn a_full_disk_is_told_to_functions_and_loses_nothing() {
     told(error(&ask(&node, "full", "/sql/script?store=fresh", "CREATE TABLE t (a)")));
     node.cli().fails(["config", "set", "A=1", "--app", "full"]).says(&["507 storage_full"]);
     verify();
+    // Many calls have met it. The operator is told of a full disk, once.
+    let log = node.log();
+    let told = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(told("no space is left on the disk of the data directory"), 1, "{log}");
+    assert_eq!(told("\"level\":\"ERROR\""), 1, "{log}");
     fs::remove_file(&rest).unwrap();
     fs::remove_file(&ballast).unwrap();
     fine(ask(&node, "full", "/kv/set?key=after", "yes"));

@@ -221,3 +221,38 @@ fn transactions_of_functions_of_both_kinds_on_one_row_happen_in_one_order() {
     let taken: i64 = history.iter().map(|call| call.did.1).sum();
     assert_eq!(rows(node, app, "SELECT amount FROM account WHERE id = 1"), [[json!(1000 - taken)]]);
 }
+
+#[test]
+fn functions_of_both_kinds_have_one_lock_in_one_order() {
+    /// The token that a function got, and what it found under the key to which it then added one, if it did.
+    type Held = (u64, Option<u64>);
+    let mut random = Random::new("functions_of_both_kinds_have_one_lock_in_one_order");
+    let node = node();
+    let app = "lock-order";
+    node.serve(&both(app, ""));
+    for round in 0..3 {
+        let key = format!("n{round}");
+        let start = fine(ask(node, app, "/lock?name=boat&wait=60000", ""))["token"].as_u64().unwrap();
+        let history = record(&mut random, |_, mut random| {
+            let calls = (0..20).map(|_| {
+                timed(|| -> Held {
+                    if random.below(3) == 0 {
+                        let hold = random.below(3);
+                        let held = fine(ask(node, app, &format!("/lock?name=boat&wait=60000&hold={hold}"), ""));
+                        return (held["token"].as_u64().unwrap(), None);
+                    }
+                    // Two calls to the store, between which nobody else comes.
+                    let held = fine(js(node, app, "section", json!({ "key": key })));
+                    (held["token"].as_u64().unwrap(), held["before"].as_u64())
+                })
+            });
+            calls.collect()
+        });
+        let apply = |(last, count): &(u64, u64), (token, found): &Held| match found {
+            _ if token <= last => None,
+            None => Some((*token, *count)),
+            Some(found) => (found == count).then_some((*token, count + 1)),
+        };
+        assert!(is_linearizable(&history, (start, 0), apply), "no order explains this: {history:#?}");
+    }
+}

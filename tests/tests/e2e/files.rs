@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use minnow_tests::{App, Cli, Node, Random, Request, until};
+use minnow_tests::{App, Node, Random, Request, until};
 use serde_json::{Value, json};
 
 /// The node of all tests here that need nothing special.
@@ -494,13 +494,6 @@ fn a_core_module_stays_within_its_volume_too() {
         let last = came.lines().last().unwrap_or_default();
         assert!(last.contains(expected), "{script:?}: {came}, expected {expected}");
     }
-}
-
-#[test]
-fn a_function_in_javascript_is_granted_no_volume() {
-    let app = App::of_js("files-js", "export default { fetch: () => new Response() };", GRANT).end(VOLUME);
-    let ran = Cli::of(node()).in_dir(app.path()).fails(["publish"]);
-    assert!(ran.stderr.contains("only WebAssembly has volumes"), "{ran:?}");
 }
 
 #[test]

@@ -32,8 +32,12 @@ fn what_a_file_is_is_read_from_the_file() {
 fn a_command_gets_its_request_in_cgi_form() {
     let node = Node::shared();
     let app = App::new("cgi")
-        .function("component", "cgi-component", "routes = [\"/component/{*rest}\"]\nenv = { GREETING = \"hi\" }")
-        .function("core", "cgi-c", "routes = [\"/core/{*rest}\"]\nenv = { GREETING = \"hi\" }");
+        .function(
+            "component",
+            "cgi-component",
+            "routes = [\"/component/{*rest}\"]\nenv = { GREETING = \"hi\", PATH_INFO = \"x\" }",
+        )
+        .function("core", "cgi-c", "routes = [\"/core/{*rest}\"]\nenv = { GREETING = \"hi\", PATH_INFO = \"x\" }");
     node.serve(&app);
     for kind in ["component", "core"] {
         let request = Request::get("cgi", &format!("/{kind}/?a=1&b=%20"))

@@ -1,6 +1,6 @@
 //! Each language that `minnow new` knows, from nothing to answers, as the app's README.md has them.
 
-use minnow_tests::{Answer, Cli, Node, Request, toolchains, until};
+use minnow_tests::{Answer, App, Cli, Node, Request, repository, toolchains, until};
 
 /// A text of 15 bytes and 3 words.
 const TEXT: &[u8] = b"one two  three\n";
@@ -95,6 +95,64 @@ fn a_new_app_in_javascript_works() {
 #[test]
 fn a_new_app_in_typescript_works() {
     javascript("ts");
+}
+
+/// The first block of code in this language under "Data" of the page.
+fn example(page: &str, language: &str) -> String {
+    let path = repository().join("docs/languages").join(page);
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, data) = text.split_once("\n## Data\n").unwrap();
+    let (_, code) = data.split_once(&format!("\n```{language}\n")).unwrap();
+    code.split_once("\n```").unwrap().0.to_owned()
+}
+
+/// Builds the example of a page, which counts visits in a key-value store, and visits it.
+#[track_caller]
+fn counts(name: &str, files: &[(&str, String)], build: &str) {
+    let node = Node::start();
+    let cli = toolchains::with_languages(node.cli());
+    let mut app = App::with_manifest(format!(
+        "name = \"{name}\"\nversion = \"0.1.0\"\n[kv.visits]\n[functions.web]\nwasm = \"app.wasm\"\nbuild = '{build}'\n\
+         routes = [\"/\"]\nkv = [\"visits\"]\n"
+    ));
+    for (path, content) in files {
+        app = app.file(path, content);
+    }
+    let cli = cli.in_dir(app.path());
+    cli.ok(["build"]);
+    cli.ok(["publish", "0.1.0"]);
+    cli.ok(["deploy", "0.1.0"]);
+    for visits in 1..4 {
+        let answer = node.get(name, "/");
+        answer.ok();
+        assert_eq!(answer.json(), serde_json::json!({ "value": visits }));
+    }
+    let failed = node.logs(name).into_iter().find(|line| line["level"] == "error");
+    assert_eq!(failed, None);
+}
+
+#[test]
+fn the_example_in_c_keeps_data() {
+    let build = "zig cc --target=wasm32-wasi -std=c17 -Wall -Wextra -Werror -Os -s -o app.wasm counter.c";
+    counts("data-c", &[("counter.c", example("c.md", "c"))], build);
+}
+
+#[test]
+fn the_example_in_go_keeps_data() {
+    let files = [("counter.go", example("go.md", "go")), ("go.mod", "module counter\n\ngo 1.22\n".into())];
+    counts("data-go", &files, "GOOS=wasip1 GOARCH=wasm go build -o app.wasm .");
+}
+
+#[test]
+fn the_example_in_python_keeps_data() {
+    let files = [("counter.py", example("python.md", "python")), ("wit/command.wit", example("python.md", "wit"))];
+    counts("data-python", &files, "componentize-py --quiet -d wit componentize counter -o app.wasm");
+}
+
+#[test]
+fn the_example_in_zig_keeps_data() {
+    let build = "zig build-exe counter.zig -target wasm32-wasi -O ReleaseSafe -fstrip -femit-bin=app.wasm";
+    counts("data-zig", &[("counter.zig", example("zig.md", "zig"))], build);
 }
 
 #[test]

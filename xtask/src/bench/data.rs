@@ -34,8 +34,8 @@ use super::{
 const CLIENTS: u32 = 64;
 /// Gets in one request.
 const GETS: u32 = 100;
-/// Durable sets in one request, one after the other.
-const SETS: u32 = 100;
+/// Durable sets or inserts in one request, one after the other.
+const WRITES: u32 = 100;
 /// What is stored: as much as a session or a row often has.
 const VALUE_BYTES: usize = 100;
 

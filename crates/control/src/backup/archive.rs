@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use minnow_model::digest::Digester;
+use minnow_model::{AppName, digest::Digester};
 use tar::{Builder, EntryType, Header};
 
-use super::format::{END, End, Entry, MAX_END_BYTES, MAX_ENTRIES, MAX_LINKS};
-use crate::registry::records::write_line;
+use super::format::{END, End, Entry, MAX_END_BYTES, MAX_ENTRIES, MAX_LEFT_OUT, MAX_LEFT_OUT_PATH_BYTES, MAX_LINKS};
+use crate::{api_types::LeftOutFile, registry::records::write_line};
 
 /// zstd's default: 300 MB/s on one core, which a disk or a line keeps up with.
 const LEVEL: i32 = 3;
@@ -24,6 +24,8 @@ pub(super) struct Archive<W: Write> {
     /// The lines of the end, in a file: there may be millions.
     list: BufWriter<File>,
     end: End,
+    /// How many of those that are left out are named.
+    named: usize,
     links: u64,
     /// In seconds since the Unix epoch, of all entries.
     time: u64,
@@ -37,7 +39,8 @@ impl<W: Write> Archive<W> {
         Ok(Self {
             tar: Builder::new(encoder),
             list: BufWriter::new(tempfile::tempfile_in(dir)?),
-            end: End { entries: 0, bytes: 0 },
+            end: End::default(),
+            named: 0,
             links: 0,
             time: time_ms / 1000,
         })
@@ -88,6 +91,21 @@ impl<W: Write> Archive<W> {
         self.note(path, 0, digester)
     }
 
+    /// Notes what a backup of this app has to do without. `path` is the volume and what is in it.
+    pub(super) fn leave_out(&mut self, app: &AppName, path: &str, why: &str) {
+        let left_out = self.end.left_out.entry(app.clone()).or_default();
+        left_out.count += 1;
+        if self.named < MAX_LEFT_OUT {
+            self.named += 1;
+            left_out.files.push(LeftOutFile { path: beginning_of(path), why: why.into() });
+        }
+    }
+
+    /// How much was left out of this app so far.
+    pub(super) fn left_out(&self, app: &AppName) -> u64 {
+        self.end.left_out.get(app).map_or(0, |left_out| left_out.count)
+    }
+
     /// Writes the end, and gives back where the backup went.
     pub(super) fn finish(mut self) -> io::Result<W> {
         write_line(&mut self.list, &self.end)?;
@@ -114,6 +132,15 @@ impl<W: Write> Archive<W> {
         self.end.bytes += size;
         write_line(&mut self.list, &Entry { path: path.to_owned(), size, sha256: digester.finish().hex() })
     }
+}
+
+/// A path that is not too long to be told.
+fn beginning_of(path: &str) -> String {
+    if path.len() <= MAX_LEFT_OUT_PATH_BYTES {
+        return path.to_owned();
+    }
+    let end = path.floor_char_boundary(MAX_LEFT_OUT_PATH_BYTES);
+    format!("{}…", path.get(..end).unwrap_or_default())
 }
 
 /// What a restore would refuse is an error of the backup.

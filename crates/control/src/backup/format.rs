@@ -12,8 +12,12 @@
 //!
 //! There are only files, folders and, in volumes, symbolic links; names are relative, without `.` and `..`.
 
+use std::collections::BTreeMap;
+
 use minnow_model::{AppName, Digest, StoreKind, StoreName};
 use serde::{Deserialize, Serialize};
+
+use crate::api_types::LeftOut;
 
 /// The format that is written. It grows when an older node could not read a backup any more.
 pub(super) const FORMAT: u32 = 1;
@@ -33,6 +37,10 @@ pub(super) const MAX_LINKS: u64 = 100_000;
 pub(super) const MAX_RECORDS_BYTES: u64 = 1 << 30;
 /// The longest end, in bytes: some ten million entries.
 pub(super) const MAX_END_BYTES: u64 = 2 << 30;
+/// Of what a backup does not have, so many are named, of all apps together: enough to see what kind they are. All are counted.
+pub(super) const MAX_LEFT_OUT: usize = 100;
+/// The longest path of what is left out, in bytes; one that is longer is told with its beginning.
+pub(super) const MAX_LEFT_OUT_PATH_BYTES: usize = 500;
 /// What zstd remembers while it unpacks, as a power of two: 8 MiB, four times what is written with. A file may ask for more, and is refused.
 pub(super) const WINDOW_LOG: u32 = 23;
 /// What is left free of the disk, in bytes, or a twentieth of a small disk: neither a backup nor a restore may take the last of it from
@@ -63,12 +71,15 @@ pub(super) struct Entry {
 }
 
 /// The last line of [`END`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct End {
     pub entries: u64,
     /// All contents together.
     pub bytes: u64,
+    /// What is not in the backup though it was in a volume, by app.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<AppName, LeftOut>,
 }
 
 /// What an entry is, by its path.

@@ -30,8 +30,8 @@ use tokio::sync::mpsc;
 use super::unpack::{Sizes, Source, Stores, Unpacked, unpack};
 use crate::{
     Control, ControlError,
-    api_types::{Restored, RestoredApp, RestoredStore, UnreadableSecret},
-    deploy::wasm_of,
+    api_types::{LeftOut, Restored, RestoredApp, RestoredStore, UnreadableSecret},
+    deploy::{missing_shares, wasm_of},
     environment::{lacks, open, place},
     publish::{self, blocking, read_blob},
     registry::{
@@ -85,6 +85,8 @@ struct Ready {
     version_count: u64,
     secret_count: u64,
     unreadable: Vec<UnreadableSecret>,
+    /// What its volumes had and the backup has not.
+    left_out: LeftOut,
 }
 
 impl Ready {
@@ -174,7 +176,7 @@ impl Control {
         choice: RestoreChoice,
         staged: Staged,
     ) -> Result<Restored, ControlError> {
-        let Staged { dir, unpacked: Unpacked { head, apps, contents } } = staged;
+        let Staged { dir, unpacked: Unpacked { head, apps, contents, mut left_out } } = staged;
         if choice.rename.is_some() && apps.len() != 1 {
             let there: Vec<&str> = apps.keys().map(AppName::as_str).collect();
             return Err(ControlError::invalid(format!(
@@ -195,8 +197,9 @@ impl Control {
         let _publishing = self.publishing.read().await;
         let mut ready = Vec::with_capacity(apps.len());
         for (app, stores) in apps {
-            let new = name(&app);
-            ready.push(self.make_ready(tenant, app, new, stores, dir.path(), &contents).await?);
+            let (new, left_out) = (name(&app), left_out.remove(&app).unwrap_or_default());
+            let app = self.make_ready(tenant, app, new, stores, dir.path(), &contents).await?;
+            ready.push(Ready { left_out, ..app });
         }
         for app in &ready {
             let functions = app.configs.iter().flat_map(|config| &config.functions);
@@ -223,12 +226,33 @@ impl Control {
             }
         }
         self.nudged.notify_one();
+        for app in &mut restored.apps {
+            app.missing_shares = self.missing_shares(tenant, &app.app).await;
+        }
         let closed = blocking(move || Ok(dir.close().map_err(|error| StoreError::io(Path::new("tmp"), error))?)).await;
         if let Err(error) = closed {
             // The apps are there. The next start empties the folder.
             tracing::warn!(%error, "what a restore had in `tmp/` could not be removed");
         }
         Ok(restored)
+    }
+
+    /// What a restored app is granted of other apps and does not get, noted in its log, too.
+    async fn missing_shares(&self, tenant: &Tenant, app: &AppName) -> Vec<String> {
+        match self.registry.live(tenant, app).await {
+            Ok(rows) => {
+                let missing: Vec<String> = rows.iter().flat_map(missing_shares).collect();
+                for what in &missing {
+                    self.note(tenant, app, Level::Warn, self.config.clock.now_ms(), what.clone());
+                }
+                missing
+            }
+            // The app is there, and is told without.
+            Err(error) => {
+                tracing::warn!(%app, %error, "what a restored app lacks of other apps is not known");
+                Vec::new()
+            }
+        }
     }
 
     /// Checks the rows of an app and what its versions consist of, and puts that among the node's blobs.
@@ -357,6 +381,7 @@ impl Control {
             version_count,
             secret_count,
             unreadable,
+            left_out: LeftOut::default(),
         })
     }
 
@@ -456,6 +481,9 @@ impl Control {
             stores: stores.map(|((kind, name), bytes)| RestoredStore { kind, name, bytes }).collect(),
             secrets: ready.secret_count,
             unreadable_secrets: ready.unreadable,
+            left_out: ready.left_out,
+            // Known when all apps of the backup are there.
+            missing_shares: Vec::new(),
         })
     }
 

@@ -24,6 +24,7 @@ use super::format::{
 };
 use crate::{
     ControlError,
+    api_types::LeftOut,
     registry::records::{read_line, write_line},
 };
 
@@ -53,6 +54,8 @@ pub(super) struct Unpacked {
     pub apps: BTreeMap<AppName, Stores>,
     /// The blobs of versions that are there, under `blobs/sha256/DIGEST`.
     pub contents: HashSet<Digest>,
+    /// What the backup has not, by app.
+    pub left_out: BTreeMap<AppName, LeftOut>,
 }
 
 /// The stores of an app in a backup, each with its bytes.
@@ -64,8 +67,8 @@ pub(super) struct Stores {
     has_records: bool,
 }
 
-/// What a client sends, as it comes. On a thread that may block.
-pub(super) struct Source {
+/// A backup as it comes, piece by piece. To be read on a thread that may block.
+pub struct Source {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     piece: Bytes,
     /// Why nothing more comes, when that is not the end.
@@ -73,7 +76,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+    /// An error among the pieces is that of the reading; the channel's end is the end.
+    pub fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self { pieces, piece: Bytes::new(), broken: Arc::default() }
     }
 }
@@ -170,7 +174,7 @@ fn read(
         only,
         sizes,
         list: BufWriter::new(list),
-        end: End { entries: 0, bytes: 0 },
+        end: End::default(),
         head: None,
         apps: BTreeMap::new(),
         contents: HashSet::new(),
@@ -249,6 +253,7 @@ struct Reading<'a> {
     sizes: Sizes,
     /// An [`Entry`] for each entry so far.
     list: BufWriter<File>,
+    /// What there was so far, and from the end what was left out.
     end: End,
     head: Option<Head>,
     apps: BTreeMap<AppName, Stores>,
@@ -521,9 +526,9 @@ impl Reading<'_> {
             }
         }
         match read_line::<serde_json::Value>(&mut content).map_err(Stop::Read)? {
-            Ok(Some(value)) => match (serde_json::from_value(value.clone()), serde_json::from_value::<Entry>(value)) {
-                (Ok(end), _) if self.end == end => {}
-                (_, Ok(entry)) => return Err(refused(format!("`{}` is missing in it", entry.path))),
+            Ok(Some(value)) => match (serde_json::from_value::<End>(value.clone()), serde_json::from_value(value)) {
+                (Ok(end), _) if (end.entries, end.bytes) == (self.end.entries, self.end.bytes) => self.end = end,
+                (_, Ok(Entry { path, .. })) => return Err(refused(format!("`{path}` is missing in it"))),
                 _ => return Err(refused("its end is not that of a backup")),
             },
             Ok(None) | Err(_) => return Err(refused("its end is not that of a backup")),
@@ -536,7 +541,7 @@ impl Reading<'_> {
     }
 
     fn finish(self) -> Result<Unpacked, Stop> {
-        let Self { head, mut apps, contents, links, only, .. } = self;
+        let Self { head, mut apps, contents, links, only, end, .. } = self;
         let head = head.ok_or_else(|| refused("it is empty"))?;
         if let Some(app) = head.apps.iter().find(|app| !apps.get(*app).is_some_and(|stores| stores.has_records)) {
             return Err(refused(format!("the app `{app}` is missing in it")));
@@ -550,7 +555,7 @@ impl Reading<'_> {
             })?;
         }
         apps.retain(|app, _| only.is_none_or(|only| only == app));
-        Ok(Unpacked { head, apps, contents })
+        Ok(Unpacked { head, apps, contents, left_out: end.left_out })
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use minnow_model::{AppName, StoreName};
 use minnow_store::StoreError;
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::ControlError;
 
-/// Folders in folders that are backed up. Each keeps a file open. What lies deeper is left out, and the node's log says so.
+/// Folders in folders that are backed up. Each keeps a file open. What lies deeper is left out, and the end of the backup says so.
 const MAX_DEPTH: usize = 128;
 /// Files up to this size are read into memory as a whole; larger ones are copied first. So a file that is cut off meanwhile is what it was
 /// before, or what it is after.
@@ -37,85 +38,146 @@ struct Level {
     left: Vec<CString>,
 }
 
-/// Adds all that is in the volume at `root` to the archive, under `path`, which ends with `/`. Large files are copied to `tmp` on the way. Blocking.
-pub(super) fn volume<W: Write>(
-    archive: &mut Archive<W>,
-    root: &Path,
-    path: &str,
-    tmp: &Path,
-) -> Result<(), ControlError> {
+/// A volume that is backed up.
+pub(super) struct Volume<'a> {
+    pub app: &'a AppName,
+    pub name: &'a StoreName,
+    /// Where it is.
+    pub root: &'a Path,
+}
+
+// Why something is left out, in the words that whoever made the backup reads.
+const NO_TEXT: &str = "its name is not UTF-8";
+const TOO_LONG: &str = "its path is longer than a backup takes (3 KiB)";
+const TOO_DEEP: &str = "it lies in 128 folders, and no deeper ones are backed up; all that is in it is missing, too";
+const NO_FILE: &str = "it is neither a file nor a folder nor a symbolic link";
+const NO_TARGET: &str = "what it leads to is not UTF-8, or nothing";
+const CHANGED: &str = "it became something else while the backup came to it";
+
+/// Adds all that is in the volume to the archive. Large files are copied to `tmp` on the way. Blocking.
+pub(super) fn volume<W: Write>(archive: &mut Archive<W>, volume: &Volume<'_>, tmp: &Path) -> Result<(), ControlError> {
+    let Volume { app, name, root } = volume;
+    let path = format!("apps/{app}/files/{name}/");
     let at = |error: Errno| StoreError::io(root, error.into());
     let sent = |error: io::Error| ControlError::Incomplete(format!("{path}: {error}"));
-    let folder = match open(CWD, root, OFlags::DIRECTORY) {
+    let folder = match open(CWD, *root, OFlags::DIRECTORY) {
         // Removed since it was listed.
         Err(Errno::NOENT) => return Ok(()),
         folder => folder.map_err(at)?,
     };
-    archive.folder(path).map_err(sent)?;
-    let mut left_out = 0_u64;
-    let mut levels = vec![Level { left: list(&folder).map_err(at)?, folder, path: path.to_owned() }];
+    archive.folder(&path).map_err(sent)?;
+    let before = archive.left_out(app);
+    let mut levels = vec![Level { left: list(&folder).map_err(at)?, folder, path: path.clone() }];
     loop {
         let depth = levels.len();
         let Some(level) = levels.last_mut() else { break };
-        let Some(name) = level.left.pop() else {
+        let Some(entry) = level.left.pop() else {
             levels.pop();
             continue;
         };
-        let text = name.to_str().ok().map(|text| format!("{}{text}", level.path));
-        let Some(inner) = text.filter(|path| path.len() < MAX_FILE_PATH_BYTES) else {
-            left_out += 1;
-            continue;
-        };
-        let kind = match statat(&level.folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            found => FileType::from_raw_mode(found.map_err(at)?.st_mode),
-        };
-        match kind {
-            FileType::Directory if depth >= MAX_DEPTH => left_out += 1,
-            FileType::Directory => {
-                let Some(folder) = there(open(&level.folder, &name, OFlags::DIRECTORY)).map_err(at)? else { continue };
-                let path = format!("{inner}/");
-                archive.folder(&path).map_err(sent)?;
-                levels.push(Level { left: list(&folder).map_err(at)?, folder, path });
-            }
-            FileType::RegularFile => {
-                let Some(file) = there(open(&level.folder, &name, OFlags::NONBLOCK)).map_err(at)? else { continue };
-                add(archive, &inner, File::from(file), tmp)?;
-            }
-            FileType::Symlink => {
-                let Some(target) = there(readlinkat(&level.folder, &name, Vec::new())).map_err(at)? else { continue };
-                match target.to_str() {
-                    Ok(target) if !target.is_empty() => archive.link(&inner, target).map_err(sent)?,
-                    _ => left_out += 1,
+        let inner = format!("{}{}", level.path, entry.to_string_lossy());
+        let missing = if entry.to_str().is_err() {
+            Some(NO_TEXT)
+        } else if inner.len() >= MAX_FILE_PATH_BYTES {
+            Some(TOO_LONG)
+        } else {
+            match add(archive, level, &entry, &inner, depth, tmp)? {
+                Added::All => None,
+                Added::Folder(folder) => {
+                    levels.push(folder);
+                    None
                 }
+                Added::Nothing(why) => Some(why),
             }
-            _ => left_out += 1,
+        };
+        if let Some(why) = missing {
+            let inner = inner.strip_prefix(path.as_str()).unwrap_or(&inner);
+            archive.leave_out(app, &format!("{name}/{inner}"), why);
         }
     }
+    let left_out = archive.left_out(app) - before;
     if left_out > 0 {
-        tracing::warn!(
-            volume = path,
-            left_out,
-            "files of a volume are not in its backup: their paths are too long, or they are no files"
-        );
+        tracing::warn!(%app, volume = %name, left_out, "files of a volume are not in its backup, which names them at its end");
     }
     Ok(())
 }
 
+/// What became of something in a volume.
+enum Added {
+    /// It is in the archive, or gone since it was listed.
+    All,
+    /// It is in the archive, and what is in it comes next.
+    Folder(Level),
+    /// Why it is left out.
+    Nothing(&'static str),
+}
+
+/// Adds what is in a folder under a name; `depth` is that of the folder.
+fn add<W: Write>(
+    archive: &mut Archive<W>,
+    level: &Level,
+    name: &CString,
+    path: &str,
+    depth: usize,
+    tmp: &Path,
+) -> Result<Added, ControlError> {
+    let at = |error: Errno| StoreError::io(Path::new(path), error.into());
+    let sent = |error: io::Error| ControlError::Incomplete(format!("{path}: {error}"));
+    let kind = match statat(&level.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(Added::All),
+        found => FileType::from_raw_mode(found.map_err(at)?.st_mode),
+    };
+    match kind {
+        FileType::Directory if depth >= MAX_DEPTH => Ok(Added::Nothing(TOO_DEEP)),
+        FileType::Directory => match open(&level.folder, name, OFlags::DIRECTORY) {
+            Err(error) => changed(path, error),
+            Ok(folder) => {
+                let path = format!("{path}/");
+                archive.folder(&path).map_err(sent)?;
+                Ok(Added::Folder(Level { left: list(&folder).map_err(at)?, folder, path }))
+            }
+        },
+        FileType::RegularFile => match open(&level.folder, name, OFlags::NONBLOCK) {
+            Err(error) => changed(path, error),
+            Ok(file) => add_file(archive, path, File::from(file), tmp),
+        },
+        FileType::Symlink => match readlinkat(&level.folder, name, Vec::new()) {
+            Err(error) => changed(path, error),
+            Ok(target) => match target.to_str() {
+                Ok(target) if !target.is_empty() => {
+                    archive.link(path, target).map_err(sent)?;
+                    Ok(Added::All)
+                }
+                _ => Ok(Added::Nothing(NO_TARGET)),
+            },
+        },
+        _ => Ok(Added::Nothing(NO_FILE)),
+    }
+}
+
+/// What became of something that was listed and cannot be opened.
+fn changed(path: &str, error: Errno) -> Result<Added, ControlError> {
+    match error {
+        Errno::NOENT => Ok(Added::All),
+        Errno::NOTDIR | Errno::LOOP | Errno::INVAL => Ok(Added::Nothing(CHANGED)),
+        error => Err(StoreError::io(Path::new(path), error.into()).into()),
+    }
+}
+
 /// Adds a file as it is now.
-fn add<W: Write>(archive: &mut Archive<W>, path: &str, mut file: File, tmp: &Path) -> Result<(), ControlError> {
+fn add_file<W: Write>(archive: &mut Archive<W>, path: &str, mut file: File, tmp: &Path) -> Result<Added, ControlError> {
     let at = |error| StoreError::io(Path::new(path), error);
     let sent = |error: io::Error| ControlError::Incomplete(format!("{path}: {error}"));
     let metadata = file.metadata().map_err(at)?;
     let size = metadata.len();
-    // It may be something else since it was looked at.
     if !metadata.is_file() {
-        return Ok(());
+        return Ok(Added::Nothing(CHANGED));
     }
     if size <= IN_MEMORY_BYTES {
         let mut content = Vec::new();
         file.take(size).read_to_end(&mut content).map_err(at)?;
-        return archive.file(path, content.len() as u64, content.as_slice()).map_err(sent);
+        archive.file(path, content.len() as u64, content.as_slice()).map_err(sent)?;
+        return Ok(Added::All);
     }
     if !has_room(tmp, size).map_err(at)? {
         return Err(StoreError::Full.into());
@@ -125,15 +187,8 @@ fn add<W: Write>(archive: &mut Archive<W>, path: &str, mut file: File, tmp: &Pat
     io::copy(&mut (&mut file).take(size), &mut copy).map_err(at)?;
     let size = copy.stream_position().map_err(at)?;
     copy.rewind().map_err(at)?;
-    archive.file(path, size, copy).map_err(sent)
-}
-
-/// `None` for what has gone, or is something else now.
-fn there<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
-    match result {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL) => Ok(None),
-        result => result.map(Some),
-    }
+    archive.file(path, size, copy).map_err(sent)?;
+    Ok(Added::All)
 }
 
 fn open(at: impl AsFd, path: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -157,17 +212,22 @@ fn list(folder: &OwnedFd) -> Result<Vec<CString>, Errno> {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeMap,
+        ffi::OsStr,
         fs,
-        os::unix::fs::{FileTypeExt as _, symlink},
+        os::unix::{
+            ffi::OsStrExt as _,
+            fs::{FileTypeExt as _, symlink},
+        },
     };
 
     use bytes::Bytes;
-    use minnow_model::AppName;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::backup::{
-        format::{FORMAT, HEAD, Head},
+        format::{FORMAT, HEAD, Head, MAX_LEFT_OUT, MAX_LEFT_OUT_PATH_BYTES},
+        read_end,
         unpack::{Sizes, Source, unpack},
     };
 
@@ -225,7 +285,8 @@ mod tests {
         let root = temp.path().join("root");
         fs::create_dir(&root).unwrap();
         symlink("x", root.join("one more")).unwrap();
-        let error = volume(&mut archive, &root, "apps/shop/files/more/", temp.path()).unwrap_err().to_string();
+        let more = Volume { app: &"shop".parse().unwrap(), name: &"more".parse().unwrap(), root: &root };
+        let error = volume(&mut archive, &more, temp.path()).unwrap_err().to_string();
         assert!(error.contains("apps/shop/files/more/") && error.contains("symbolic links"), "{error}");
     }
 
@@ -261,6 +322,9 @@ mod tests {
         let (most, beyond) = (long_path(fits), long_path(fits + 1));
         write_deep(&root, &most);
         write_deep(&root, &beyond);
+        fs::write(root.join(OsStr::from_bytes(b"caf\xe9")), "x").unwrap();
+        symlink(OsStr::from_bytes(b"caf\xe9"), root.join("to caf\u{e9}")).unwrap();
+        rustix::fs::mknodat(CWD, root.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
 
         let app: AppName = "shop".parse().unwrap();
         let mut archive = Archive::new(Vec::new(), temp.path(), 0).unwrap();
@@ -268,8 +332,10 @@ mod tests {
         let head = serde_json::to_vec(&head).unwrap();
         archive.file(HEAD, head.len() as u64, head.as_slice()).unwrap();
         archive.file("apps/shop/app.jsonl", 0, io::empty()).unwrap();
-        volume(&mut archive, &root, "apps/shop/files/data/", temp.path()).unwrap();
-        volume(&mut archive, &temp.path().join("none"), "apps/shop/files/none/", temp.path()).unwrap();
+        let (data, none) = ("data".parse().unwrap(), "none".parse().unwrap());
+        volume(&mut archive, &Volume { app: &app, name: &data, root: &root }, temp.path()).unwrap();
+        let nowhere = temp.path().join("none");
+        volume(&mut archive, &Volume { app: &app, name: &none, root: &nowhere }, temp.path()).unwrap();
         let backup = archive.finish().unwrap();
 
         let into = temp.path().join("into");
@@ -281,7 +347,7 @@ mod tests {
         drop(pieces);
         let sizes = Sizes { kv: 0, sql: 0, index: 0, topic: 0, object: 0, content: 0 };
         let unpacked = unpack(Source::new(source), &into, None, sizes).unwrap();
-        assert_eq!(unpacked.head.apps, [app]);
+        assert_eq!(unpacked.head.apps, std::slice::from_ref(&app));
         // But for what is deeper than a backup goes.
         let mut expected = told(&root);
         let depth = |line: &String| line.matches("d/").count();
@@ -289,9 +355,64 @@ mod tests {
         let whole = expected.len();
         expected.retain(|line| !line.starts_with(&beyond));
         assert_eq!(expected.len(), whole - 1);
+        // Nor what is no text or no file. All of that is told.
+        expected.retain(|line| !line.contains("caf") && line != "pipe|");
+        assert_eq!(expected.len(), whole - 4);
+        let told_of = &unpacked.left_out[&app];
+        let whys: BTreeMap<&str, &str> = told_of.files.iter().map(|file| (&*file.path, &*file.why)).collect();
+        let too_long = format!("data/{}…", &beyond[..MAX_LEFT_OUT_PATH_BYTES - 5]);
+        let too_deep = format!("data/{}", vec!["d"; MAX_DEPTH].join("/"));
+        let expected_whys = [
+            ("data/caf\u{fffd}", NO_TEXT),
+            ("data/to caf\u{e9}", NO_TARGET),
+            ("data/pipe", NO_FILE),
+            (&too_long, TOO_LONG),
+            (&too_deep, TOO_DEEP),
+        ];
+        assert_eq!((told_of.count, whys), (5, expected_whys.into()));
         assert!(expected.iter().any(|line| line.starts_with(&most)));
         assert!(expected.iter().any(|line| depth(line) == MAX_DEPTH - 1));
         assert_eq!(told(&into.join("apps/shop/files/data")), expected);
         assert!(!into.join("apps/shop/files/none").exists());
+    }
+
+    /// What changes between two looks cannot be staged here; what a look at it says then is.
+    #[test]
+    fn what_became_something_else_or_went_away_meanwhile_is_told_apart() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("folder")).unwrap();
+        let mut archive = Archive::new(io::sink(), temp.path(), 0).unwrap();
+        let folder = File::open(temp.path().join("folder")).unwrap();
+        assert!(matches!(add_file(&mut archive, "a", folder, temp.path()), Ok(Added::Nothing(CHANGED))));
+        symlink("nowhere", temp.path().join("link")).unwrap();
+        let dir = open(CWD, temp.path(), OFlags::DIRECTORY).unwrap();
+        let told = |error: Errno| match changed("a", error) {
+            Ok(Added::All) => "gone",
+            Ok(Added::Nothing(why)) => why,
+            _ => "failed",
+        };
+        for (name, flags, expected) in [
+            (c"folder/none", OFlags::empty(), "gone"),
+            (c"link", OFlags::NONBLOCK, CHANGED),
+            (c"link", OFlags::DIRECTORY, CHANGED),
+        ] {
+            assert_eq!(told(open(&dir, name, flags).unwrap_err()), expected, "{name:?}");
+        }
+        assert_eq!(told(readlinkat(&dir, c"folder", Vec::new()).unwrap_err()), CHANGED);
+        assert_eq!(told(Errno::IO), "failed");
+    }
+
+    #[test]
+    fn so_many_are_named_and_all_are_counted() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut archive = Archive::new(Vec::new(), temp.path(), 0).unwrap();
+        let apps: [AppName; 3] = ["blog", "none", "shop"].map(|app| app.parse().unwrap());
+        for index in 0..80 {
+            archive.leave_out(&apps[0], &format!("data/{index}"), "why");
+            archive.leave_out(&apps[2], &format!("data/{index}"), "why");
+        }
+        let left_out = read_end(archive.finish().unwrap().as_slice()).unwrap();
+        let counts = apps.each_ref().map(|app| left_out.get(app).map(|of_app| (of_app.count, of_app.files.len())));
+        assert_eq!(counts, [Some((80, MAX_LEFT_OUT / 2)), None, Some((80, MAX_LEFT_OUT / 2))]);
     }
 }

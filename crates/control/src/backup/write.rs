@@ -25,7 +25,7 @@ use super::{
     archive::Archive,
     format::{FORMAT, HEAD, Head, MAX_HEAD_BYTES, MAX_RECORDS_BYTES},
     moment::{Copied, store_path},
-    volume::volume,
+    volume::{Volume, volume},
 };
 use crate::{Control, ControlError};
 
@@ -190,7 +190,7 @@ impl Control {
         let volumes = &self.runtime.data().volumes;
         for name in volumes.names(tenant, &app)? {
             let root = volumes.path(&StoreId { tenant: tenant.clone(), app: app.clone(), name: name.clone() });
-            volume(archive, &root, &format!("apps/{app}/files/{name}/"), &self.tmp_dir)?;
+            volume(archive, &Volume { app: &app, name: &name, root: &root }, &self.tmp_dir)?;
         }
         // Its volumes go away with it, and what was not found was left out.
         let now = Handle::current().block_on(self.registry.created_ms(tenant, &app))?;

@@ -100,13 +100,20 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the operator has to look after it: the node's log says so. A bucket that has reached its bounds is a refusal like others,
+/// What the operator has to look after.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    FullDisk,
+    Other,
+}
+
+/// Whether the operator has to look after it: the node's log says so. A store that has reached its bounds is a refusal like others,
 /// of which the caller is told the reason; of a full disk there is none for the caller.
-fn is_fault(problem: &Problem) -> bool {
+fn fault(problem: &Problem) -> Option<Fault> {
     match problem.code {
-        Code::Internal | Code::StoreDamaged => true,
-        Code::StorageFull => problem.detail.is_none(),
-        _ => false,
+        Code::Internal | Code::StoreDamaged => Some(Fault::Other),
+        Code::StorageFull if problem.detail.is_none() => Some(Fault::FullDisk),
+        _ => None,
     }
 }
 
@@ -122,9 +129,14 @@ async fn write_problem(response: Response, id: RequestId, method: &str, path: &s
             if text.is_empty() || code == Code::Internal { error } else { error.detail(text) }
         }
     };
-    if is_fault(&error.problem) {
-        let cause = error.cause.as_deref().unwrap_or("no cause was recorded");
-        tracing::error!(request_id = %id, method, path, code = error.problem.code.as_str(), cause, "a control call failed");
+    match fault(&error.problem) {
+        Some(Fault::Other) => {
+            let cause = error.cause.as_deref().unwrap_or("no cause was recorded");
+            tracing::error!(request_id = %id, method, path, code = error.problem.code.as_str(), cause, "a control call failed");
+        }
+        // Once, and not for each call that meets it.
+        Some(Fault::FullDisk) => minnow_store::tell_full_disk(),
+        None => {}
     }
     parts.status = StatusCode::from_u16(error.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     parts.headers.remove(CONTENT_LENGTH);
@@ -156,23 +168,35 @@ pub(crate) struct ProblemDocument {
 
 #[cfg(test)]
 mod tests {
-    use minnow_store::bucket::BucketError;
+    use minnow_store::{BucketError, KvError, SqlError, StoreError};
     use utoipa::PartialSchema as _;
 
     use super::*;
 
     #[test]
     fn a_refusal_is_no_error_of_the_node() {
-        let problem = |error: BucketError| ControlError::from(error).problem();
+        fn problem(error: impl Into<ControlError>) -> Problem {
+            error.into().problem()
+        }
+        let migration = |error| ControlError::Migration { store: "main".parse().unwrap(), error };
         for (problem, expected) in [
-            (problem(BucketError::Full { size_bytes: 1 }), false),
-            (problem(BucketError::TooLarge), false),
-            (problem(BucketError::DiskFull), true),
-            (Problem::new(Code::Internal), true),
-            (Problem::new(Code::StoreDamaged), true),
-            (Problem::new(Code::NotFound), false),
+            (problem(BucketError::Full { size_bytes: 1 }), None),
+            (problem(BucketError::TooLarge), None),
+            (problem(KvError::Full), None),
+            (problem(SqlError::Full), None),
+            (problem(migration(SqlError::Full)), None),
+            (problem(BucketError::DiskFull), Some(Fault::FullDisk)),
+            (problem(KvError::DiskFull), Some(Fault::FullDisk)),
+            (problem(SqlError::DiskFull), Some(Fault::FullDisk)),
+            (problem(migration(SqlError::DiskFull)), Some(Fault::FullDisk)),
+            (problem(StoreError::Full), Some(Fault::FullDisk)),
+            (Problem::new(Code::Internal), Some(Fault::Other)),
+            (Problem::new(Code::StoreDamaged), Some(Fault::Other)),
+            (Problem::new(Code::NotFound), None),
         ] {
-            assert_eq!(is_fault(&problem), expected, "{problem:?}");
+            assert_eq!(fault(&problem), expected, "{problem:?}");
+            let is_refusal = problem.code == Code::StorageFull && expected.is_none();
+            assert!(!is_refusal || problem.detail.as_ref().unwrap().contains("size"), "{problem:?}");
         }
     }
 

@@ -4,8 +4,12 @@ use std::{collections::BTreeMap, fs, io::Read as _, time::Duration};
 
 use futures::StreamExt as _;
 use http::Method;
-use minnow_model::Digest;
-use minnow_store::rusqlite::Connection;
+use minnow_model::{Digest, StoreId, Tenant};
+use minnow_store::{
+    OpenBounds,
+    rusqlite::Connection,
+    sql::{Access, Statement},
+};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
@@ -522,5 +526,27 @@ async fn a_backup_of_an_app_that_is_deleted_meanwhile_breaks_off() {
     node.get("/v1/apps/shop").await.problem("not_found");
     let pieces: Vec<_> = backup.collect().await;
     assert!(pieces.last().unwrap().is_err());
+    node.no_leftovers();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_more_databases_than_may_be_open_there_is_no_backup_and_it_says_why() {
+    let node = Node::new().await;
+    node.shop().await;
+    let max = OpenBounds::default().max_open;
+    // What `shop` had open already counts, too.
+    for number in 0..=max {
+        let store = StoreId {
+            tenant: Tenant::default(),
+            app: "shop".parse().unwrap(),
+            name: format!("s{number}").parse().unwrap(),
+        };
+        let create = Statement::new("CREATE TABLE t (a)", []);
+        node.control().sql_run(&store, Access::ReadWrite, create).await.unwrap();
+    }
+    let problem = node.get("/v1/backup?app=shop").await.problem("conflict");
+    let detail = problem["detail"].as_str().unwrap();
+    let expected = format!("more than {max} of a kind");
+    assert!(detail.contains(&expected) && !detail.contains("a transaction"), "{detail}");
     node.no_leftovers();
 }

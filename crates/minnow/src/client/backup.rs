@@ -21,14 +21,19 @@ impl Client {
         Err(ApiError::foreign(self.server.clone(), response.status(), response.headers()))
     }
 
-    /// Restores from a backup of `size` bytes. There is no time limit: how long it takes depends on the line and the disk.
-    pub async fn restore(&self, query: &RestoreQuery, size: u64, body: reqwest::Body) -> Result<Restored, ApiError> {
-        let request = self
-            .request(Method::POST, &["restore"])?
-            .query(query)
-            .header(CONTENT_TYPE, BACKUP_TYPE)
-            .header(CONTENT_LENGTH, size)
-            .body(body);
+    /// Restores from a backup, of `size` bytes where that is known. There is no time limit: how long it takes depends on the line and the disk.
+    pub async fn restore(
+        &self,
+        query: &RestoreQuery,
+        size: Option<u64>,
+        body: reqwest::Body,
+    ) -> Result<Restored, ApiError> {
+        let request = self.request(Method::POST, &["restore"])?.query(query).header(CONTENT_TYPE, BACKUP_TYPE);
+        let request = match size {
+            Some(size) => request.header(CONTENT_LENGTH, size),
+            None => request,
+        };
+        let request = request.body(body);
         self.read(self.send(request).await?).await
     }
 }

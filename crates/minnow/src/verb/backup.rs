@@ -1,47 +1,59 @@
 //! `minnow backup`: apps with all that belongs to them, in one file.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
     io::{self, Write as _},
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use clap::Args;
+use minnow_control::{
+    api_types::LeftOut,
+    backup::{Source, read_end},
+};
 use minnow_model::AppName;
 use serde::Serialize;
+use tempfile::NamedTempFile;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     cli::{JsonArg, ServerArgs},
     output::{self, GREEN},
     progress::Progress,
-    report::Failure,
+    report::{self, Failure},
 };
 
 /// What the name of a backup ends in, so that an app or a folder that was mistyped does not become a file.
 const SUFFIX: &str = ".tar.zst";
 
+/// Pieces that wait to be read for the end, each as large as what the network brings at once.
+const PIECES: usize = 4;
+
 /// Back up apps of a running node
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "minnow backup [OPTIONS] [APP]... <FILE|DIR>",
+    override_usage = "minnow backup [OPTIONS] [APP]... <FILE|DIR|->",
     long_about = "Back up apps of a running node into one file, which `minnow restore` reads.
 
 An app goes with its versions, deployments, variables, secrets (encrypted, as they are) and everything in its stores: as it is at one \
 moment over all key-value stores, databases and buckets, while the app goes on. Files of volumes are as they are shortly after that \
-moment. Logs and metrics are not in it, nor are the node's own configuration, tokens and key file.
+moment; those that a backup cannot have are named. Logs and metrics are not in it, nor are the node's own configuration, tokens and \
+key file.
 
-The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole.",
+The file is a tar compressed with zstd. Its name ends in .tar.zst. It replaces one of the same name only when it is whole. With - \
+the backup goes to stdout as it comes, and what is said of it to stderr; it is one only when the command succeeds.",
     after_help = "Examples:
   minnow backup /backups                 all apps, into a new file in the folder
   minnow backup shop shop.tar.zst        one app
   minnow backup shop blog both.tar.zst   two
-  minnow backup shop shop.tar.zst --json"
+  minnow backup shop shop.tar.zst --json
+  minnow backup shop - | ssh vault 'cat > shop.tar.zst'"
 )]
 pub struct BackupArgs {
-    /// The apps (all when none is named), and then the file; or a folder, in which a new file is made
+    /// The apps (all when none is named), and then the file; or a folder, in which a new file is made; or - for stdout
     #[arg(required = true, value_name = "APP|FILE", value_hint = clap::ValueHint::AnyPath)]
     names: Vec<String>,
     #[command(flatten)]
@@ -54,6 +66,8 @@ pub struct BackupArgs {
 struct Written {
     file: String,
     bytes: u64,
+    /// What volumes had and the backup has not, by app.
+    left_out: BTreeMap<AppName, LeftOut>,
 }
 
 pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
@@ -61,7 +75,11 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
         return Err(Failure::usage("name the file that the backup goes to").into());
     };
     let apps = apps_of(apps)?;
-    let path = target_of(target, &apps, SystemTime::now())?;
+    let to_stdout = target == "-";
+    if to_stdout && output::is_terminal() {
+        return Err(Failure::usage("a backup is not shown on a terminal").help("name a file, or pipe it on").into());
+    }
+    let path = if to_stdout { None } else { Some(target_of(target, &apps, SystemTime::now())?) };
     let client = args.server.client()?;
     // Somebody who forgot the file, and has a folder of the app's name: not all apps are meant.
     if apps.is_empty()
@@ -72,77 +90,120 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
             .help(format!("`minnow backup {name} {name}{SUFFIX}`; all apps into the folder: `minnow backup ./{name}`"))
             .into());
     }
-    let failed = || Failure::new(format!("cannot write {}", path.display()));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Before the node begins to work. Renamed when it is whole, so that a good backup is not lost to half a one.
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    // Before the node begins to work.
+    let mut out = Out::open(path)?;
     let progress = if args.json.json { Progress::Hidden } else { Progress::Shown };
     let spinner = progress.waiting("the node copies what is to be backed up");
     let backup = client.backup(&apps).await;
     spinner.finish_and_clear();
     let mut backup = backup?;
+    let half = if to_stdout { "what was written is none" } else { "nothing was written" };
     let bar = progress.receiving("backing up");
+    let reader = Reader::start();
     let mut bytes = 0;
     while let Some(piece) = backup.chunk().await.map_err(|source| client.broken_off(source)).with_context(|| {
-        Failure::new("the backup broke off, and nothing was written").help("the node's log says why; try again")
+        Failure::new(format!("the backup broke off, and {half}")).help("the node's log says why; try again")
     })? {
-        file.write_all(&piece).with_context(failed)?;
+        out.write(&piece)?;
         bytes += piece.len() as u64;
         bar.set_position(bytes);
+        reader.read(piece).await;
     }
     bar.finish_and_clear();
-    if !is_whole_frame(file.as_file(), bytes).with_context(failed)? {
-        // Something between here and the node made a proper end of it.
-        return Err(Failure::new("the end of the backup is missing, and nothing was written")
-            .help("the node's log says why; try again")
-            .into());
-    }
-    file.as_file().sync_all().with_context(failed)?;
-    file.persist(&path).map_err(|error| error.error).with_context(failed)?;
-    if args.json.json {
-        return output::json(&Written { file: path.display().to_string(), bytes });
-    }
+    // Something between here and the node may have made a proper end of half of it.
+    let left_out = reader.end().await.with_context(|| {
+        Failure::new(format!("the backup did not come whole, and {half}")).help("the node's log says why; try again")
+    })?;
+    let file = out.finish()?;
     let what = match apps.as_slice() {
         [] => "all apps".to_owned(),
         apps => apps.iter().map(AppName::as_str).collect::<Vec<_>>().join(", "),
     };
-    output::line(format_args!("{GREEN}backed up{GREEN:#} {what} to {}  {}", path.display(), output::size(bytes)))
+    let said = if args.json.json {
+        serde_json::to_string_pretty(&Written { file: file.clone(), bytes, left_out: left_out.clone() })?
+    } else {
+        format!("{GREEN}backed up{GREEN:#} {what} to {file}  {}", output::size(bytes))
+    };
+    if to_stdout {
+        report::tell(said);
+    } else {
+        output::line(said)?;
+    }
+    if !args.json.json {
+        for (app, left_out) in &left_out {
+            report::left_out(app, left_out);
+        }
+    }
+    Ok(())
 }
 
-/// Whether a file of so many bytes is one whole frame of zstd (RFC 8878, 3.1.1), by the lengths of its blocks: the node writes the last
-/// one when all of the backup is in it. What is in the blocks is checked by a restore.
-fn is_whole_frame(file: &File, bytes: u64) -> io::Result<bool> {
-    let read = || -> io::Result<bool> {
-        let mut head = [0; 5];
-        file.read_exact_at(&mut head, 0)?;
-        let [magic @ .., descriptor] = head;
-        if magic != [0x28, 0xB5, 0x2F, 0xFD] {
-            return Ok(false);
+/// Where a backup goes, piece by piece.
+enum Out {
+    /// Renamed when it is whole, so that a good backup is not lost to half a one.
+    File {
+        file: NamedTempFile,
+        path: PathBuf,
+    },
+    Stdout,
+}
+
+impl Out {
+    fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::Stdout) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).with_context(|| cannot_write(&path))?;
+        Ok(Self::File { file, path })
+    }
+
+    fn write(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::File { file, path } => file.write_all(piece).with_context(|| cannot_write(path)),
+            // Also when nobody reads it any more: what has passed is no backup.
+            Self::Stdout => io::stdout().lock().write_all(piece).with_context(|| cannot_write(Path::new("stdout"))),
         }
-        let is_single = descriptor & 0x20 != 0;
-        let dictionary = [0, 1, 2, 4].into_iter().nth(usize::from(descriptor & 3)).unwrap_or(0);
-        let content_size = match descriptor >> 6 {
-            0 => u64::from(is_single),
-            power => 1 << power,
-        };
-        let checksum = u64::from(descriptor & 4 != 0) * 4;
-        let mut at = head.len() as u64 + u64::from(!is_single) + dictionary + content_size;
-        loop {
-            let mut block = [0; 3];
-            file.read_exact_at(&mut block, at)?;
-            let [low, middle, high] = block;
-            let block = u32::from_le_bytes([low, middle, high, 0]);
-            // Of a byte that is repeated there is one.
-            let size = if (block >> 1) & 3 == 1 { 1 } else { block >> 3 };
-            at += 3 + u64::from(size);
-            if block & 1 == 1 {
-                return Ok(at + checksum == bytes);
+    }
+
+    /// All of it is there: how it is called.
+    fn finish(self) -> anyhow::Result<String> {
+        match self {
+            Self::File { file, path } => {
+                file.as_file().sync_all().with_context(|| cannot_write(&path))?;
+                file.persist(&path).map_err(|error| error.error).with_context(|| cannot_write(&path))?;
+                Ok(path.display().to_string())
+            }
+            Self::Stdout => {
+                io::stdout().flush().with_context(|| cannot_write(Path::new("stdout")))?;
+                Ok("stdout".into())
             }
         }
-    };
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        result => result,
+    }
+}
+
+fn cannot_write(path: &Path) -> Failure {
+    Failure::new(format!("cannot write {}", path.display()))
+}
+
+/// Reads a backup on its way: whether it is whole, and what it says that it has not.
+struct Reader {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    end: JoinHandle<io::Result<BTreeMap<AppName, LeftOut>>>,
+}
+
+impl Reader {
+    fn start() -> Self {
+        let (pieces, came) = mpsc::channel(PIECES);
+        Self { pieces, end: tokio::task::spawn_blocking(|| read_end(Source::new(came))) }
+    }
+
+    async fn read(&self, piece: Bytes) {
+        // One that has seen enough says so at the end.
+        let _ = self.pieces.send(Ok(piece)).await;
+    }
+
+    /// After the last piece: what the backup has not, by app.
+    async fn end(self) -> io::Result<BTreeMap<AppName, LeftOut>> {
+        drop(self.pieces);
+        self.end.await.map_err(io::Error::other)?
     }
 }
 
@@ -201,32 +262,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backup_is_whole_only_with_its_last_block() {
-        let repeated: u32 = 1 | 1 << 1 | 1000 << 3;
-        let frame = [
-            [0x28, 0xB5, 0x2F, 0xFD].as_slice(),
-            // With a checksum and a window; a block of three bytes, one of a byte a thousand times, and the checksum.
-            &[0x04, 0x58, 3 << 3, 0, 0],
-            b"abc",
-            &repeated.to_le_bytes()[..3],
-            b"x",
-            &[1, 2, 3, 4],
-        ]
-        .concat();
-        let is_whole = |bytes: &[u8]| {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(bytes).unwrap();
-            is_whole_frame(&file, bytes.len() as u64).unwrap()
-        };
-        assert!(is_whole(&frame));
-        for length in 0..frame.len() {
-            assert!(!is_whole(&frame[..length]), "{length}");
-        }
-        assert!(!is_whole(&[frame.as_slice(), b"x"].concat()));
-        assert!(!is_whole(b"hello, this is not a backup"));
-    }
-
-    #[test]
     fn in_a_folder_the_file_has_a_name_of_its_own() {
         let temp = tempfile::tempdir().unwrap();
         let now = SystemTime::UNIX_EPOCH;
@@ -258,7 +293,6 @@ mod tests {
             (at("absent/"), "there is no folder"),
             (at("absent"), "ends in .tar.zst"),
             ("no-such-app".to_owned(), "ends in .tar.zst"),
-            ("-".to_owned(), "ends in .tar.zst"),
         ] {
             let error = result(&target).unwrap_err().to_string();
             assert!(error.contains(expected), "{target}: {error}");

@@ -131,6 +131,7 @@ struct GetArgs {
   minnow blob list shop/uploads
   minnow blob list shop/uploads images/                 only keys that begin so
   minnow blob list shop/uploads images/ --delimiter /   what is in this folder, and its folders
+  minnow blob list shop/uploads --after images/b.png    what comes after this key
   minnow blob list shop/uploads --json | jq '.blobs[] | {key, size}'"
 )]
 struct ListArgs {
@@ -143,6 +144,9 @@ struct ListArgs {
     /// Show keys that have this after the prefix once, by what they begin with
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     delimiter: Option<String>,
+    /// Only what comes after this key or prefix; a list that has more ends with the one to go on with
+    #[arg(long, value_name = "KEY")]
+    after: Option<String>,
     /// At most this many blobs and prefixes
     #[arg(long, value_name = "BLOBS", default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -250,12 +254,14 @@ fn metadata(text: &str) -> Result<(String, String), String> {
 struct Found {
     blobs: Vec<BlobInfo>,
     prefixes: Vec<String>,
+    /// For `--after`, where there is more.
+    cursor: Option<String>,
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<()> {
     let store = args.store.path()?;
     let client = args.server.client()?;
-    let mut query = BlobListQuery { prefix: args.prefix, delimiter: args.delimiter, ..BlobListQuery::default() };
+    let mut query = BlobListQuery { prefix: args.prefix, delimiter: args.delimiter, cursor: args.after, limit: None };
     let mut found = Found::default();
     loop {
         let count = found.blobs.len() + found.prefixes.len();
@@ -269,9 +275,10 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
             break;
         }
     }
-    if query.cursor.is_some() {
-        report::warn(format_args!("there are more blobs; --limit {} shows more of them", u64::from(args.limit) * 10));
+    if let Some(after) = &query.cursor {
+        report::more("blobs", args.limit, after);
     }
+    found.cursor = query.cursor;
     if args.json.json {
         return output::json(&found);
     }

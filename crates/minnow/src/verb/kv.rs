@@ -137,6 +137,7 @@ struct DeleteArgs {
     after_help = "Examples:
   minnow kv list shop/sessions
   minnow kv list shop/sessions user:            only keys that begin so
+  minnow kv list shop/sessions --after user:7   what comes after this key
   minnow kv list shop/sessions --limit 100000 --json | jq -r '.[].key'"
 )]
 struct ListArgs {
@@ -146,6 +147,9 @@ struct ListArgs {
     /// Only keys that begin with it
     #[arg(value_name = "PREFIX")]
     prefix: Option<String>,
+    /// Only what comes after this key; a list that has more ends with the one to go on with
+    #[arg(long, value_name = "KEY")]
+    after: Option<String>,
     /// At most this many keys
     #[arg(long, value_name = "KEYS", default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -260,7 +264,7 @@ async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
 async fn list(args: ListArgs) -> anyhow::Result<()> {
     let store = args.store.path()?;
     let client = args.server.client()?;
-    let mut query = KvListQuery { prefix: args.prefix, cursor: None, limit: None };
+    let mut query = KvListQuery { prefix: args.prefix, cursor: args.after, limit: None };
     let mut keys: Vec<KvKey> = Vec::new();
     loop {
         let left = args.limit.saturating_sub(u32::try_from(keys.len()).unwrap_or(u32::MAX));
@@ -272,8 +276,8 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
             break;
         }
     }
-    if query.cursor.is_some() {
-        report::warn(format_args!("there are more keys; --limit {} shows more of them", u64::from(args.limit) * 10));
+    if let Some(after) = &query.cursor {
+        report::more("keys", args.limit, after);
     }
     if args.json.json {
         return output::json(&keys);

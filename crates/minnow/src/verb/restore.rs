@@ -1,19 +1,30 @@
 //! `minnow restore`: brings apps back from a backup.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Context as _;
 use clap::Args;
+use futures::StreamExt as _;
+use indicatif::ProgressBar;
 use minnow_control::api_types::{RestoreQuery, RestoredApp};
 use minnow_model::AppName;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
 use crate::{
     cli::{JsonArg, ServerArgs},
-    client::file_body,
     output::{self, BOLD, DIM, GREEN},
     progress::Progress,
     report::{self, Failure},
 };
+
+/// Bytes that are read and sent at once.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Restore apps from a backup
 #[derive(Debug, Args)]
@@ -30,10 +41,11 @@ that cannot are told.",
   minnow restore shop.tar.zst
   minnow restore all.tar.zst --app shop              one app of several
   minnow restore shop.tar.zst --as shop-yesterday    beside the one that is there
-  minnow restore shop.tar.zst --replace --json"
+  minnow restore shop.tar.zst --replace --json
+  ssh vault 'cat shop.tar.zst' | minnow restore -"
 )]
 pub struct RestoreArgs {
-    /// What `minnow backup` has written
+    /// What `minnow backup` has written, or - for stdin
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: PathBuf,
     /// Only this app
@@ -54,34 +66,26 @@ pub struct RestoreArgs {
 pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let RestoreArgs { file, app, rename, replace, json, server } = args;
     let client = server.client()?;
-    let failed = || Failure::new(format!("cannot read {}", file.display()));
-    let metadata = tokio::fs::metadata(&file).await.with_context(failed)?;
-    if !metadata.is_file() {
-        return Err(Failure::usage(format!("{} is not a file", file.display()))
-            .help("name the file that `minnow backup` has written")
-            .into());
-    }
-    let size = metadata.len();
+    let (content, size) = open(&file).await?;
     let progress = if json.json { Progress::Hidden } else { Progress::Shown };
-    let bar = progress.uploading(size);
-    let sent = bar.clone();
-    let waiting = std::sync::Mutex::new(None);
-    let waiting = std::sync::Arc::new(waiting);
-    let begun = std::sync::Arc::clone(&waiting);
-    let body = file_body(&file, move |bytes| {
-        sent.inc(bytes);
-        if sent.position() >= size {
-            sent.finish_and_clear();
-            let spinner = progress.waiting("the node checks the backup and restores");
-            *begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(spinner);
+    let shown = Arc::new(Sending { progress, bar: progress.moving("uploading", size), waiting: Mutex::default() });
+    let (moved, ended) = (Arc::clone(&shown), Arc::clone(&shown));
+    let pieces = ReaderStream::with_capacity(content, PIECE_BYTES).inspect(move |piece| {
+        if let Ok(piece) = piece {
+            moved.bar.inc(piece.len() as u64);
+            if size.is_some_and(|size| moved.bar.position() >= size) {
+                moved.ended();
+            }
         }
     });
-    let body = body.await.with_context(failed)?;
+    // Of what has no size, the end is after the last piece.
+    let pieces = pieces.chain(futures::stream::poll_fn(move |_| {
+        ended.ended();
+        std::task::Poll::Ready(None)
+    }));
+    let body = reqwest::Body::wrap_stream(pieces);
     let restored = client.restore(&RestoreQuery { app, rename, replace }, size, body).await;
-    bar.finish_and_clear();
-    if let Some(spinner) = waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
-        spinner.finish_and_clear();
-    }
+    shown.clear();
     let restored = restored?;
     if json.json {
         return output::json(&restored);
@@ -92,11 +96,59 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let made = output::timestamp(restored.made_ms);
     output::line(format_args!("{DIM}from a backup of {made}, minnow {}{DIM:#}", restored.minnow))?;
     for app in restored.apps {
+        report::left_out(&app.app, &app.left_out);
+        for missing in &app.missing_shares {
+            report::warn(format_args!("{}: {}", app.app, output::printable(missing)));
+        }
         for secret in app.unreadable_secrets {
             report::warn(format_args!("the secret {} of {} cannot be read: {}", secret.name, app.app, secret.detail));
         }
     }
     Ok(())
+}
+
+/// The backup, and its bytes where they are known.
+async fn open(file: &Path) -> anyhow::Result<(Pin<Box<dyn AsyncRead + Send>>, Option<u64>)> {
+    if file == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Failure::usage("a backup is not typed on a terminal")
+                .help("name its file, or pipe it in")
+                .into());
+        }
+        return Ok((Box::pin(tokio::io::stdin()), None));
+    }
+    let failed = || Failure::new(format!("cannot read {}", file.display()));
+    let content = tokio::fs::File::open(file).await.with_context(failed)?;
+    let metadata = content.metadata().await.with_context(failed)?;
+    if !metadata.is_file() {
+        return Err(Failure::usage(format!("{} is not a file", file.display()))
+            .help("name the file that `minnow backup` has written, or - for stdin")
+            .into());
+    }
+    Ok((Box::pin(content), Some(metadata.len())))
+}
+
+/// What a person sees of a backup on its way: how much of it is sent, and then that the node works.
+struct Sending {
+    progress: Progress,
+    bar: ProgressBar,
+    waiting: Mutex<Option<ProgressBar>>,
+}
+
+impl Sending {
+    /// All of it is sent.
+    fn ended(&self) {
+        self.bar.finish_and_clear();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get_or_insert_with(|| self.progress.waiting("the node checks the backup and restores"));
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waiting.finish_and_clear();
+        }
+    }
 }
 
 fn show(app: &RestoredApp) -> anyhow::Result<()> {

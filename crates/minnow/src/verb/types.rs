@@ -117,6 +117,7 @@ fn variables(function: &Function) -> Vec<(String, &'static str)> {
         (StoreKind::Blob, "Bucket", "ReadonlyBucket"),
         // No grant of a topic is only for reading.
         (StoreKind::Topic, "Topic", "Topic"),
+        (StoreKind::Files, "Volume", "ReadonlyVolume"),
     ] {
         let typed = |grant: &StoreGrant| (grant.variable(), if grant.read_only { readonly } else { whole });
         all.extend(grants.stores(kind).map(typed));
@@ -161,6 +162,8 @@ name = "shop"
 [blob.uploads]
 [blob.old]
 [topic.new-orders]
+[files.data]
+[files.media]
 [lock]
 [functions.web-api]
 js = "api.ts"
@@ -168,6 +171,7 @@ env = { GREETING = "hi", "odd.name" = "x" }
 kv = ["order-log:ro", "shop-two/items"]
 sql = ["main", "shop-two/main:ro"]
 blob = ["uploads", "old:ro"]
+files = { data = "/data", "media:ro" = "/media" }
 locks = true
 publish = ["new-orders"]
 secrets = ["STRIPE_KEY"]
@@ -182,9 +186,11 @@ wasm = "other.wasm"
         let expected = "
 /** `env` of the function `web-api`. */
 export interface WebApiEnv {
+  DATA: Volume;
   GREETING: string;
   LOCKS: Locks;
   MAIN: Database;
+  MEDIA: ReadonlyVolume;
   NEW_ORDERS: Topic;
   OLD: ReadonlyBucket;
   ORDER_LOG: ReadonlyKvNamespace;

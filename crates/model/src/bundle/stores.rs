@@ -8,7 +8,7 @@ use super::{
 use crate::{
     AppName, BundledCode, BundledFunction, FunctionName, StoreKind,
     grant::{LOCKS_VARIABLE, STORE_BYTES, clashes, publish_mistake},
-    manifest::{MAX_GRANTS, MAX_SHARES, MAX_STORES},
+    manifest::{MAX_GRANTS, MAX_ORIGINS, MAX_SHARES, MAX_STORES},
 };
 
 impl BundleConfig {
@@ -32,6 +32,10 @@ impl BundleConfig {
                     ));
                 }
             }
+        }
+        for (name, store) in self.blob.iter().take(MAX_STORES).filter(|(_, store)| store.cors.len() > MAX_ORIGINS) {
+            let count = store.cors.len();
+            messages.push(format!("the blob store `{name}`: `cors` has {count} origins, the most is {MAX_ORIGINS}"));
         }
         for (name, store) in self.sql.iter().take(MAX_STORES) {
             if let Some(mistake) = migrations_mistake(&store.migrations) {
@@ -65,6 +69,7 @@ impl BundleConfig {
             return;
         }
         let mut variables = Vec::new();
+        let is_js = matches!(function.code, BundledCode::Js { .. });
         for kind in StoreKind::ALL {
             let key = kind.grant_key();
             let mut known = BTreeSet::new();
@@ -78,13 +83,10 @@ impl BundleConfig {
                     refuse(format!("`{key}`: the app has no {} `{}`", kind.noun(), grant.store));
                 } else if !known.insert(grant.name()) {
                     refuse(format!("`{key}`: the store `{}` stands twice", grant.name()));
-                } else if kind != StoreKind::Files {
+                } else if kind != StoreKind::Files || is_js {
                     variables.push((grant.variable(), grant.called(kind)));
                 }
             }
-        }
-        if matches!(function.code, BundledCode::Js { .. }) && !grants.files.is_empty() {
-            refuse("`files`: only WebAssembly has volumes".into());
         }
         for (at, mount) in grants.files.iter().enumerate() {
             let mut before = grants.files.iter().take(at);
@@ -249,7 +251,7 @@ mod tests {
             sticky: None,
             kv: [("sessions".parse().unwrap(), KvStore { share: share.clone() })].into(),
             sql: [("main".parse().unwrap(), BundledSql { share: share.clone(), migrations })].into(),
-            blob: [("uploads".parse().unwrap(), BlobStore { share, size_bytes: 10 << 30 })].into(),
+            blob: [("uploads".parse().unwrap(), BlobStore { share, cors: Vec::new(), size_bytes: 10 << 30 })].into(),
             volumes: [("data".parse().unwrap(), FilesStore { share: Vec::new(), size_bytes: 1 << 30 })].into(),
             locks: true,
             topics: BTreeMap::new(),
@@ -296,7 +298,11 @@ mod tests {
         fn sql(config: &mut BundleConfig) -> &mut BundledSql {
             config.sql.values_mut().next().unwrap()
         }
-        let cases: [(Change, &str); 23] = [
+        let cases: [(Change, &str); 24] = [
+            (
+                |c| c.blob.values_mut().next().unwrap().cors = vec!["*".parse().unwrap(); MAX_ORIGINS + 1],
+                "the blob store `uploads`: `cors` has 101 origins, the most is 100",
+            ),
             (|c| c.kv.clear(), "function `api`: `kv`: the app has no kv store `sessions`"),
             (|c| c.sql.clear(), "function `api`: `sql`: the app has no sql store `main`"),
             (|c| c.locks = false, "function `api`: `locks` is true, and the app has no locks"),
@@ -344,8 +350,9 @@ mod tests {
                 |c| {
                     let (module, source_map) = (Digest::of(b"module"), Digest::of(b"map"));
                     c.functions.values_mut().next().unwrap().code = BundledCode::Js { module, source_map };
+                    grants(c).secrets = names(&["DATA"]);
                 },
-                "function `api`: `files`: only WebAssembly has volumes",
+                "function `api`: has two things called `DATA`: the files store `data` and the secret `DATA`",
             ),
             (
                 |c| c.blob.values_mut().next().unwrap().size_bytes = 1000,

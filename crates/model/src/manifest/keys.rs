@@ -244,7 +244,9 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             key: "files",
             kind: "table",
             default: Some("none"),
-            meaning: "The volumes that the function, one of WebAssembly, finds in its file system: their names, written as in                       `kv`, and for each an absolute path of its own, up to 255 bytes, not in `/tmp`. A name with `/` or `:`                       is quoted.",
+            meaning: "The volumes that the function reaches: their names, written as in `kv`, and for each an absolute path of \
+                      its own, up to 255 bytes, not in `/tmp`. WebAssembly finds the volume there in its file system; in \
+                      JavaScript it is found in `env`, and takes paths below that one. A name with `/` or `:` is quoted.",
             example: r#"files = { data = "/data" }"#,
         },
         KeyDoc {
@@ -409,7 +411,18 @@ const fn size(default: &'static str, example: &'static str) -> KeyDoc {
 pub(super) static BLOB: TableDoc = TableDoc {
     header: "[blob.NAME]",
     meaning: "One bucket of blobs. The table may be empty.",
-    keys: &[size(r#""10GiB""#, r#"size = "10GiB""#), SHARE],
+    keys: &[
+        size(r#""10GiB""#, r#"size = "10GiB""#),
+        KeyDoc {
+            key: "cors",
+            kind: "list of strings",
+            default: Some("none"),
+            meaning: "The origins whose pages may use the bucket's signed URLs in a browser, as `https://app.example`; `*` is \
+                      every origin. Pages of the app itself always may. At most 100.",
+            example: r#"cors = ["https://app.example"]"#,
+        },
+        SHARE,
+    ],
 };
 
 pub(super) static FILES: TableDoc = TableDoc {
@@ -658,6 +671,7 @@ migrations = "migrations"
 
 [blob.uploads]
 size = "10GiB"
+cors = ["https://app.example"]
 
 [files.data]
 size = "1GiB"

@@ -333,25 +333,19 @@ impl Reader {
             }
         }
         let instances = self.instances(fields);
+        let is_js = code.as_ref().is_some_and(Code::is_js);
         let limits = match fields.get("limits") {
             Some(field) => {
                 at.limits = Some(field.value.span);
-                let is_js = code.as_ref().is_some_and(Code::is_js);
                 let (least, most) =
                     if is_js { (Limits::LEAST_JS, Limits::MOST_JS) } else { (Limits::LEAST, Limits::MOST) };
                 self.limits(field, least, most)
             }
             None => Limits::default(),
         };
-        let grants = self.grants((name, at.name), fields, stores);
+        let grants = self.grants((name, at.name), is_js, fields, stores);
         let topics = self.subscriptions(fields, stores);
         let schedules = self.schedules(fields);
-        if code.as_ref().is_some_and(Code::is_js)
-            && let Some(field) = fields.get("files")
-        {
-            let message = "`files` of a function in JavaScript: only WebAssembly has volumes";
-            self.refuse(field.value.span, message, "grant it a bucket instead, as `blob = [\"NAME\"]`");
-        }
         Some(Function {
             code: code?,
             build,

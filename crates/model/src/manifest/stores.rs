@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use toml_span::{Span, Value};
 
 use super::{
-    MAX_GRANTS, MAX_SHARES, MAX_STORES, keys,
+    MAX_GRANTS, MAX_ORIGINS, MAX_SHARES, MAX_STORES, keys,
     parse::is_whole_app,
     places::Places,
     read::{Field, Fields, Reader},
 };
 use crate::{
-    AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, SqlStore, StoreGrant, StoreKind, StoreName,
-    Topic, VariableName,
+    AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, Origin, SqlStore, StoreGrant, StoreKind,
+    StoreName, Topic, VariableName,
     grant::{
         DEFAULT_BLOB_BYTES, DEFAULT_FILES_BYTES, GrantError, LOCKS_VARIABLE, STORE_BYTES, clashes, publish_mistake,
         remedy_for_variable,
@@ -132,6 +132,7 @@ impl Reader {
                 let get = |kinds: &[StoreKind], key| fields.filter(|_| kinds.contains(&kind))?.get(key);
                 let size = get(&[StoreKind::Blob, StoreKind::Files], "size");
                 let size_bytes = size.and_then(|field| self.size(field, *STORE_BYTES.start(), *STORE_BYTES.end()));
+                let cors = get(&[StoreKind::Blob], "cors").map(|field| self.origins(field)).unwrap_or_default();
                 let field = get(&[StoreKind::Sql], "migrations");
                 let migrations = field.and_then(|field| self.migrations(field));
                 let Some(name) = name else { continue };
@@ -143,7 +144,7 @@ impl Reader {
                     StoreKind::Sql => drop(stores.sql.insert(name, SqlStore { share, migrations })),
                     StoreKind::Blob => {
                         let size_bytes = size_bytes.unwrap_or(DEFAULT_BLOB_BYTES);
-                        stores.blob.insert(name, BlobStore { share, size_bytes });
+                        stores.blob.insert(name, BlobStore { share, cors, size_bytes });
                     }
                     StoreKind::Files => {
                         let size_bytes = size_bytes.unwrap_or(DEFAULT_FILES_BYTES);
@@ -227,6 +228,25 @@ impl Reader {
         apps
     }
 
+    /// The origins whose pages are let in.
+    fn origins(&mut self, field: Field<'_, '_>) -> Vec<Origin> {
+        let mut origins = Vec::new();
+        for (text, span) in self.strings(field, MAX_ORIGINS) {
+            match text.parse::<Origin>() {
+                Ok(origin) if origins.contains(&origin) => {
+                    self.refuse(span, format!("`{origin}` stands twice in `cors`"), "remove one");
+                }
+                Ok(origin) => origins.push(origin),
+                Err(error) => {
+                    let remedy =
+                        "write it as browsers do, for example `https://app.example` or `http://localhost:5173`";
+                    self.refuse(span, format!("not an origin: {error}"), remedy);
+                }
+            }
+        }
+        origins
+    }
+
     fn migrations(&mut self, field: Field<'_, '_>) -> Option<String> {
         let folder = self.string(field)?;
         if is_whole_app(folder) {
@@ -239,12 +259,18 @@ impl Reader {
     }
 
     /// What a function is granted: `kv`, `sql`, `blob`, `files`, `locks`, `secrets` and `publish`. `function` is its name and the place of that.
-    pub(super) fn grants(&mut self, function: (&str, Span), fields: Fields<'_, '_>, stores: &Stores<'_>) -> Grants {
+    pub(super) fn grants(
+        &mut self,
+        function: (&str, Span),
+        is_js: bool,
+        fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
+    ) -> Grants {
         let mut found = Vec::new();
         let kv = self.store_grants(StoreKind::Kv, fields, stores, &mut found);
         let sql = self.store_grants(StoreKind::Sql, fields, stores, &mut found);
         let blob = self.store_grants(StoreKind::Blob, fields, stores, &mut found);
-        let files = self.mounts(fields, stores);
+        let files = self.mounts(fields, stores, &mut found, is_js);
         let locks = fields.get("locks").is_some_and(|field| {
             let locks = self.boolean(field).unwrap_or_default();
             if locks && !stores.locks {
@@ -343,8 +369,14 @@ impl Reader {
         Some(grant)
     }
 
-    /// The volumes that a function is granted, with their folders.
-    fn mounts(&mut self, fields: Fields<'_, '_>, stores: &Stores<'_>) -> Vec<Mount> {
+    /// The volumes that a function is granted, with their folders. Only JavaScript has variables for them.
+    fn mounts(
+        &mut self,
+        fields: Fields<'_, '_>,
+        stores: &Stores<'_>,
+        found: &mut Vec<PlacedVariable>,
+        is_js: bool,
+    ) -> Vec<Mount> {
         let mut mounts: Vec<Mount> = Vec::new();
         let Some(field) = fields.get(StoreKind::Files.as_str()) else { return mounts };
         let entries = self.entries(field);
@@ -370,6 +402,9 @@ impl Reader {
                 let message = format!("the folders `{}` and `{path}` of volumes overlap", other.path);
                 self.refuse(value.span, message, "give each volume a folder of its own, none in another");
                 continue;
+            }
+            if is_js {
+                found.push((volume.variable(), (volume.called(StoreKind::Files), span)));
             }
             mounts.push(Mount { volume, path });
         }

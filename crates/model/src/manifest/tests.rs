@@ -410,6 +410,8 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
         ),
         (with_tables("files = { data = \"/\" }\n[files.data]"), "4:19: `/` is no folder for a volume: it is the root"),
         (with_tables("files = { data = \"/tmp/x\" }\n[files.data]"), "`/tmp` is the sandbox's own"),
+        (with_tables("files = { data = \"/run/minnow/x\" }\n[files.data]"), "`/run/minnow` is where"),
+        (with_tables("files = { data = \"/run\" }\n[files.data]"), "`/run/minnow` is where"),
         (with_tables("files = { data = \"/a/../b\" }\n[files.data]"), "a part of it is empty, `.` or `..`"),
         (with_tables("files = { data = 1 }\n[files.data]"), "4:18: the folder of the volume `data` is no string"),
         (
@@ -426,14 +428,20 @@ fn every_mistake_of_stores_and_grants_is_told_with_line_column_and_remedy() {
         ),
         (with_tables("blob = [\"data\"]\n[files.data]"), "it is a files store: write `files = { data = \"/data\" }`"),
         (
-            with_js("a.ts", "files = { data = \"/data\" }\n[files.data]"),
-            "4:9: `files` of a function in JavaScript: only WebAssembly has volumes",
+            with_js("a.ts", "files = { data = \"/data\" }\nenv = { DATA = \"x\" }\n[files.data]"),
+            "4:11: the function `f` has two things called `DATA`: `DATA` of its `env` and the files store `data`; rename one",
         ),
         (
             with_tables("[blob.b]\nsize = \"1KiB\""),
             "5:9: `size` is 1KiB, out of range; choose a value from 1.0 MiB to 1.0 TiB",
         ),
         (with_tables("[kv.a]\nsize = \"1GiB\""), "unknown key `size`"),
+        (with_tables("[kv.a]\ncors = [\"*\"]"), "unknown key `cors`"),
+        (
+            with_tables("[blob.b]\ncors = [\"https://app.example/\"]"),
+            "5:10: not an origin: an origin has a scheme, a host and perhaps a port, and nothing after it",
+        ),
+        (with_tables("[blob.b]\ncors = [\"*\", \"*\"]"), "5:15: `*` stands twice in `cors`; remove one"),
         (
             with_grants("kv = [\"sessions\", \"sessions:ro\"]"),
             "4:20: the store `sessions` stands twice in `kv`; keep one: with `:ro` for reading",

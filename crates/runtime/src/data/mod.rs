@@ -2,6 +2,9 @@
 //! guests of every kind.
 
 pub mod blob_headers;
+pub mod codes;
+pub(crate) mod local;
+pub mod range;
 pub mod signed;
 pub mod topics;
 
@@ -118,7 +121,7 @@ pub(crate) enum Need {
 /// Why a function does not get what it asks for. The function is told so in these words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
-    #[error("the function has no {} `{name}`; add `{} = [\"{name}\"]` to `[functions.{function}]`", kind.noun(), kind.grant_key())]
+    #[error("the function has no {} `{name}`; add `{}` to `[functions.{function}]`", kind.noun(), grant_of(*kind, name))]
     NotGranted { kind: StoreKind, name: String, function: FunctionName },
     #[error("`{owner}` does not share its {} `{store}` with this app any more; add `share = [\"{app}\"]` to `[{}.{store}]` of `{owner}` and deploy it", kind.noun(), kind.as_str())]
     Withdrawn { kind: StoreKind, owner: AppName, store: StoreName, app: AppName },
@@ -126,6 +129,14 @@ pub(crate) enum Denied {
     ReadOnly { kind: StoreKind, name: String },
     #[error("the function has no locks; add `locks = true` to `[functions.{0}]` and a table `[lock]`")]
     NoLocks(FunctionName),
+}
+
+/// The line of a manifest that grants a store.
+fn grant_of(kind: StoreKind, name: &str) -> String {
+    match kind {
+        StoreKind::Files => format!("files = {{ \"{name}\" = \"/data\" }}"),
+        _ => format!("{} = [\"{name}\"]", kind.grant_key()),
+    }
 }
 
 /// Failures of stores that the log tells each second. What goes on longer is no news, and functions may ask a damaged store at any rate.

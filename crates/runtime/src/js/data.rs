@@ -7,7 +7,9 @@
 
 mod blobs;
 mod failure;
+mod files;
 mod frame;
+mod held;
 mod topics;
 
 use std::{
@@ -39,7 +41,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
-pub(super) use self::blobs::HeldBlobs;
+pub(super) use self::held::HeldOpen;
 use self::{
     failure::{Code, Failure},
     frame::{MAX_FRAME_BYTES, Question, Reply},
@@ -181,7 +183,8 @@ where
         function,
         calls,
         next_lock: AtomicU64::new(1),
-        blobs: blobs::Begun::default(),
+        begun: held::Begun::default(),
+        file_calls: files::Turns::default(),
         memory_in: Arc::new(Semaphore::new(MEMORY_BYTES)),
         memory_out: Arc::new(Semaphore::new(MEMORY_BYTES)),
         lock_calls: Semaphore::new(MAX_LOCK_CALLS),
@@ -256,7 +259,8 @@ struct Service<C> {
     calls: C,
     /// Of all invocations and connections: a function may keep a lock of one and try it in another.
     next_lock: AtomicU64,
-    blobs: blobs::Begun,
+    begun: held::Begun,
+    file_calls: files::Turns,
     memory_in: Arc<Semaphore>,
     /// Apart from that of the calls, which is held while a call waits for this one.
     memory_out: Arc<Semaphore>,
@@ -389,8 +393,13 @@ where
                 Ok(Answer::Sent { sent: topics::send(function, &asked.store, messages, frame).await? })
             }
             Asks::Blob(asks) => {
-                let answer = blobs::call(function, &asked.store, &self.blobs, run, asks, frame, payload).await?;
+                let answer = blobs::call(function, &asked.store, &self.begun, run, asks, frame, payload).await?;
                 Ok(Answer::Blob(answer))
+            }
+            Asks::File(asks) => {
+                let (turns, begun) = (&self.file_calls, &self.begun);
+                let answer = files::call(function, &asked.store, turns, begun, run, asks, frame, payload).await?;
+                Ok(Answer::File(answer))
             }
         }
     }
@@ -454,6 +463,7 @@ enum Asks {
     LockRelease { lock: u64 },
     TopicSend { messages: Vec<topics::WireMessage> },
     Blob(blobs::Asks),
+    File(files::Asks),
 }
 
 impl Asks {
@@ -466,6 +476,7 @@ impl Asks {
                 ROWS_BYTES
             }
             Self::Blob(asks) => asks.most_bytes(),
+            Self::File(asks) => asks.most_bytes(),
             _ => 0,
         }
     }
@@ -526,6 +537,7 @@ enum Answer {
     Held { held: bool },
     Sent { sent: Vec<topics::WireSent> },
     Blob(blobs::Answer),
+    File(files::Answer),
     Failed { code: Code, message: String },
 }
 
@@ -638,6 +650,9 @@ mod tests {
             r#"{"id":7,"store":"s","call":{"kvGet":{"keys":["\ud83d"]}}}"#,
             r#"{"id":7,"store":"s","call":{"kvGet":{"keys":[1]}}}"#,
             r#"{"id":7,"store":"s","call":{"unknown":{}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"chmod":{"path":"a"}}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"write":{"path":"a","how":"r+","sync":true,"more":false}}}}"#,
+            r#"{"id":7,"store":"s","call":{"file":{"resize":{"path":"a","bytes":-1}}}}"#,
         ];
         for head in heads {
             assert!(serde_json::from_str::<Asked>(head).is_err(), "{head}");

@@ -70,6 +70,7 @@ const BOOTSTRAP: &str = concat!(
     include_str!("bootstrap/websocket.js"),
     include_str!("bootstrap/data.js"),
     include_str!("bootstrap/blobs.js"),
+    include_str!("bootstrap/files.js"),
     include_str!("bootstrap/topics.js"),
     include_str!("bootstrap/seal.js"),
     include_str!("bootstrap/load.js"),

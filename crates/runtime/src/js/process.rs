@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     Reserved,
     clock::{Began, Clock, CpuClock},
-    data::{self, HeldBlobs, HeldLocks},
+    data::{self, HeldLocks, HeldOpen},
     outbound,
     sandbox::{Running, Started},
 };
@@ -213,8 +213,8 @@ pub(super) struct Call {
     pub(super) is_upgraded: AtomicBool,
     /// Given up when the invocation ends.
     pub(super) locks: HeldLocks,
-    /// Uploads and readers of blobs, which end with it too.
-    pub(super) blobs: HeldBlobs,
+    /// Blobs and files that it is reading and writing, which end with it too.
+    pub(super) open: HeldOpen,
     _place: Arc<Place>,
 }
 
@@ -315,7 +315,7 @@ impl Process {
             ));
         }
         // Those that are not shared any more too: who uses one is told so by the gate.
-        let stores = [StoreKind::Kv, StoreKind::Sql, StoreKind::Blob, StoreKind::Topic].into_iter().flat_map(|kind| {
+        let stores = StoreKind::ALL.into_iter().flat_map(|kind| {
             let granted = spec.granted.of(kind).iter().map(|(name, granted)| (name, &granted.variable));
             let withdrawn = spec.granted.withdrawn.iter().filter(move |store| store.kind == kind);
             let all = granted.chain(withdrawn.map(|store| (&store.name, &store.variable)));
@@ -413,7 +413,7 @@ impl Process {
             waits: AtomicI32::new(0),
             is_upgraded: AtomicBool::new(false),
             locks: HeldLocks::default(),
-            blobs: HeldBlobs::default(),
+            open: HeldOpen::default(),
             _place: Arc::clone(place),
         });
         self.calls().open.insert(call.number, Arc::clone(&call));
@@ -454,7 +454,7 @@ impl Process {
             calls.ended.push_back((call.number, call.run.id));
         }
         call.locks.release();
-        call.blobs.release();
+        call.open.release();
         let began = *call.began.lock().unwrap_or_else(PoisonError::into_inner);
         call.run.meter.charge_ns(self.clock.end(&began, is_alive));
         call.run.holds_memory(self.memory_bytes.load(Relaxed));

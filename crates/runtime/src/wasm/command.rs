@@ -79,10 +79,14 @@ async fn call(
     let (parts, body) = invocation.request.into_parts();
     let mut wasi = WasiCtx::builder();
     state::restrict(&mut wasi);
+    // What the request says comes first: no variable of the app stands in its place.
+    let request = cgi::variables(&parts, invocation.scheme, invocation.peer, invocation.script_len);
     for (key, value) in run.function.spec().env.iter() {
-        wasi.env(key, value);
+        if !request.iter().any(|(of_request, _)| **of_request == **key) {
+            wasi.env(key, value);
+        }
     }
-    for (key, value) in cgi::variables(&parts, invocation.scheme, invocation.peer, invocation.script_len) {
+    for (key, value) in request {
         wasi.env(key, value);
     }
     let body = RequestBody::new(run, body).into_data_stream();
@@ -106,7 +110,7 @@ async fn call(
         }
         Entry::CommandCore { pre, has_files } => {
             let wasi = wasi.build_p1();
-            state.set_p1(if *has_files { P1::with_files(wasi, &run.function)? } else { P1::new(wasi) });
+            state.set_p1(if *has_files { P1::with_files(wasi, run)? } else { P1::new(wasi) });
             let mut store = state::store(code, state);
             let instance = pre.instantiate_async(&mut store).await?;
             run.function.metrics().instantiated(began.elapsed());

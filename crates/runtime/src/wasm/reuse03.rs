@@ -275,7 +275,6 @@ impl Hand {
             self.computing_ns.fetch_add(spent_ns, Relaxed);
         } else {
             self.computing_ns.store(0, Relaxed);
-            self.meter.start_anew();
         }
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         self.settle(calls.len(), spent_ns);

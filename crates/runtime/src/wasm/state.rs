@@ -98,12 +98,17 @@ impl Owner {
         }
     }
 
-    /// The request to which a line that the guest prints belongs, where that can be known.
-    pub(crate) fn request_id(&self) -> Option<RequestId> {
+    /// The only invocation that the sandbox works for.
+    pub(crate) fn run(&self) -> Option<&Arc<Run>> {
         match self {
-            Self::Run(run) => Some(run.id),
+            Self::Run(run) => Some(run),
             Self::Hand(_) | Self::None => None,
         }
+    }
+
+    /// The request to which a line that the guest prints belongs, where that can be known.
+    pub(crate) fn request_id(&self) -> Option<RequestId> {
+        self.run().map(|run| run.id)
     }
 
     fn meter(&self) -> Option<&Meter> {
@@ -226,6 +231,9 @@ pub(super) fn store(code: &Code, state: GuestState) -> Store<GuestState> {
 fn end_of_slice(store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<UpdateDeadline> {
     let owner = store.data().hooks.owner.clone();
     owner.check_cpu()?;
+    if owner.meter().is_some_and(Meter::has_just_begun) {
+        return Ok(UpdateDeadline::Continue(1));
+    }
     if let Some(meter) = owner.meter() {
         meter.suspend();
     }

@@ -348,10 +348,10 @@ impl Buckets {
         }
         let target = Target::new(bucket, key, meta, only_if);
         self.named(bucket.store, async {
-            let open = self.stores.or_create(bucket.store).await?;
+            let mut place = self.under_way.whole(&self.stores.path(bucket.store));
+            let open = self.open_for(bucket.store, &place).await?;
             let queued = open.enqueue(content.len()).await?;
             drop(open);
-            let mut place = self.under_way.whole(&self.stores.path(bucket.store));
             if content.len() <= rows::INLINE_BYTES {
                 return self.clone().keep(target, place, Stored::inline(content), Some(queued)).await;
             }
@@ -436,12 +436,15 @@ impl Buckets {
 
     /// Removes all buckets of an app: all or none, also over a crash. Uploads to them that are under way fail at their end.
     pub async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), BucketError> {
-        Ok(self.stores.delete_app(tenant, app).await?)
+        let under_way = Arc::clone(&self.under_way);
+        Ok(self.stores.delete_app(tenant, app, move |dir| under_way.end_below(dir)).await?)
     }
 
-    /// Moves all buckets of an app to the folder `to`, all or none. False where it has none.
+    /// Moves all buckets of an app to the folder `to`, all or none. False where it has none. Uploads to them that are under
+    /// way fail at their end.
     pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, BucketError> {
-        Ok(self.stores.move_app(tenant, app, to).await?)
+        let under_way = Arc::clone(&self.under_way);
+        Ok(self.stores.move_app(tenant, app, to, move |dir| under_way.end_below(dir)).await?)
     }
 
     /// Makes the files in the folder `from` the buckets of an app that has none: all or none.
@@ -493,6 +496,16 @@ impl Buckets {
             Ok(open.database.read_here(rows::total)?.used_bytes)
         })
         .await
+    }
+
+    /// The bucket of an upload, created where it is missing: the one that was there, or was not yet, when the upload began.
+    async fn open_for(&self, store: &StoreId, place: &under_way::Place) -> Result<Arc<OpenBucket>, BucketError> {
+        let began = place.began();
+        match self.stores.or_create_if(store, move || !began.is_over()).await? {
+            // While this is open no deletion ends it.
+            Some(open) if !place.began().is_over() => Ok(open),
+            _ => Err(BucketError::Gone),
+        }
     }
 
     /// Reserves room for content whose size is known.

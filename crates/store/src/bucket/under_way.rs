@@ -45,16 +45,32 @@ struct InBucket {
     client_uploads: usize,
     reserved_bytes: u64,
     files: HashSet<FileId>,
+    /// How often the bucket of this name was deleted while there were uploads to it.
+    deletions: u64,
 }
 
 /// One upload in [`UnderWay`], until it is dropped.
 pub(super) struct Place {
-    under_way: Arc<UnderWay>,
-    index: PathBuf,
     /// Who sends an upload that comes piece by piece.
     sender: Option<Sender>,
     reserved_bytes: u64,
     file: Option<FileId>,
+    began: Began,
+}
+
+/// Of which bucket an upload is: after a deletion, another one may have its name.
+#[derive(Clone)]
+pub(super) struct Began {
+    under_way: Arc<UnderWay>,
+    index: PathBuf,
+    deletions: u64,
+}
+
+impl Began {
+    /// Whether the bucket that was there when the upload began was deleted, or the upload has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.under_way.all().buckets.get(&self.index).is_none_or(|bucket| bucket.deletions != self.deletions)
+    }
 }
 
 /// Who decides how fast an upload comes.
@@ -95,7 +111,15 @@ impl UnderWay {
         bucket.places += 1;
         bucket.uploads += usize::from(sender.is_some());
         bucket.client_uploads += usize::from(sender == Some(Sender::Client));
-        Place { under_way: Arc::clone(self), index: index.to_owned(), sender, reserved_bytes: 0, file: None }
+        let began = Began { under_way: Arc::clone(self), index: index.to_owned(), deletions: bucket.deletions };
+        Place { sender, reserved_bytes: 0, file: None, began }
+    }
+
+    /// The buckets in a folder are deleted: uploads to them that are under way have none any more.
+    pub(super) fn end_below(&self, dir: &Path) {
+        for (_, bucket) in self.all().buckets.iter_mut().filter(|(index, _)| index.starts_with(dir)) {
+            bucket.deletions += 1;
+        }
     }
 
     /// Whether the file belongs to an upload of the bucket.
@@ -112,8 +136,8 @@ impl Place {
     /// Makes the upload's reservation `bytes`, unless the bucket, of which `used_bytes` are stored, is full with it.
     /// Whether it did.
     pub(super) fn reserve(&mut self, bytes: u64, used_bytes: u64, size_bytes: u64) -> bool {
-        let mut all = self.under_way.all();
-        let Some(bucket) = all.buckets.get_mut(&self.index) else { return false };
+        let mut all = self.began.under_way.all();
+        let Some(bucket) = all.buckets.get_mut(&self.began.index) else { return false };
         let others = bucket.reserved_bytes.saturating_sub(self.reserved_bytes);
         if used_bytes.saturating_add(others).saturating_add(bytes) > size_bytes {
             return false;
@@ -125,16 +149,21 @@ impl Place {
 
     /// Gives the reservation up, as the bytes become part of the bucket. What the others in the bucket have reserved.
     pub(super) fn settle(&mut self) -> u64 {
-        let mut all = self.under_way.all();
-        let Some(bucket) = all.buckets.get_mut(&self.index) else { return 0 };
+        let mut all = self.began.under_way.all();
+        let Some(bucket) = all.buckets.get_mut(&self.began.index) else { return 0 };
         bucket.reserved_bytes = bucket.reserved_bytes.saturating_sub(std::mem::take(&mut self.reserved_bytes));
         bucket.reserved_bytes
+    }
+
+    /// Which bucket the upload is of.
+    pub(super) fn began(&self) -> Began {
+        self.began.clone()
     }
 
     /// The file that the upload is about to make.
     pub(super) fn add_file(&mut self, file: &FileId) {
         self.file = Some(file.clone());
-        if let Some(bucket) = self.under_way.all().buckets.get_mut(&self.index) {
+        if let Some(bucket) = self.began.under_way.all().buckets.get_mut(&self.began.index) {
             bucket.files.insert(file.clone());
         }
     }
@@ -142,11 +171,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut all = self.under_way.all();
+        let mut all = self.began.under_way.all();
         if self.sender.is_some() {
-            all.uploads.subtract(&self.index);
+            all.uploads.subtract(&self.began.index);
         }
-        let Some(bucket) = all.buckets.get_mut(&self.index) else { return };
+        let Some(bucket) = all.buckets.get_mut(&self.began.index) else { return };
         bucket.places -= 1;
         bucket.uploads -= usize::from(self.sender.is_some());
         bucket.client_uploads -= usize::from(self.sender == Some(Sender::Client));
@@ -155,7 +184,7 @@ impl Drop for Place {
             bucket.files.remove(file);
         }
         if bucket.places == 0 {
-            all.buckets.remove(&self.index);
+            all.buckets.remove(&self.began.index);
         }
     }
 }

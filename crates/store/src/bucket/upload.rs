@@ -203,7 +203,7 @@ impl Upload {
 impl FileSink {
     pub(super) async fn create(buckets: &Buckets, store: &StoreId, place: &mut Place) -> Result<Self, BucketError> {
         // A share, so that the bucket is not deleted or opened again before the file is there.
-        let open = buckets.stores.or_create(store).await?;
+        let open = buckets.open_for(store, place).await?;
         let id = FileId::random()?;
         place.add_file(&id);
         blocking(move || {
@@ -306,7 +306,7 @@ impl Buckets {
     ) -> Result<Option<Blob>, BucketError> {
         let rest = async move {
             let _queued = queued;
-            let open = self.stores.or_create(&target.store).await?;
+            let open = self.open_for(&target.store, &place).await?;
             let committed = self.commit(&open, target, place, stored).await?;
             open.clear(committed.remains).await;
             Ok(committed.blob)

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY_BYTES, MAX_METADATA_BYTES, MAX_PAGE, MAX_VALUE_BYTES};
-use crate::StoreError;
+use crate::{
+    StoreError,
+    full::{disk_is_full, tell_full_disk},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
@@ -29,8 +32,11 @@ pub enum KvError {
     #[error("incrementing `{key}` would leave the range of 64 bits; set it to a smaller number")]
     Overflow { key: String },
     /// Nothing was changed.
-    #[error("no space is left in the store or on its disk; delete keys, or free disk space, and try again")]
+    #[error("the store has reached its size; delete keys and try again")]
     Full,
+    /// Nothing was changed.
+    #[error("no space is left on the disk of the node; free some and try again")]
+    DiskFull,
     #[error(
         "the store {path} is damaged ({detail}); restore it from a backup, or delete it. No other store is affected",
         path = path.display()
@@ -54,9 +60,13 @@ impl KvError {
         }
     }
 
-    /// Names the store's file.
+    /// Names the store's file, and says whether it or the disk is full.
     pub(super) fn at(self, path: &Path) -> Self {
         match self {
+            Self::Full if disk_is_full(path) => {
+                tell_full_disk();
+                Self::DiskFull
+            }
             Self::Corrupt { detail, .. } => Self::Corrupt { path: path.to_owned(), detail },
             Self::Store(StoreError::Database(source)) => {
                 Self::Store(StoreError::Io { path: path.to_owned(), source: io::Error::other(source) })

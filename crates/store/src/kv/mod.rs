@@ -279,12 +279,12 @@ impl Kv {
 
     /// Removes all stores of an app: all or none, also over a crash.
     pub async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), KvError> {
-        Ok(self.stores.delete_app(tenant, app).await?)
+        Ok(self.stores.delete_app(tenant, app, |_| ()).await?)
     }
 
     /// Moves all stores of an app to the folder `to`, all or none. False where it has none.
     pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, KvError> {
-        Ok(self.stores.move_app(tenant, app, to).await?)
+        Ok(self.stores.move_app(tenant, app, to, |_| ()).await?)
     }
 
     /// Keeps the writes of a store waiting, for a backup; `None` where it was never written.

@@ -94,7 +94,7 @@ async fn the_deletion_of_an_app_waits_for_who_uses_it_and_refuses_who_comes() {
     let held = stores.or_create(&id(0)).await.unwrap();
     let deletion = tokio::spawn({
         let stores = stores.clone();
-        async move { stores.delete_app(&id(0).tenant, &id(0).app).await }
+        async move { stores.delete_app(&id(0).tenant, &id(0).app, |_| ()).await }
     });
     let deadline = Instant::now() + Duration::from_secs(20);
     while stores.shared.deleting.lock().unwrap().is_empty() || stores.shared.opened(&id(0)).is_some() {
@@ -104,7 +104,7 @@ async fn the_deletion_of_an_app_waits_for_who_uses_it_and_refuses_who_comes() {
     for number in [0, 1] {
         assert!(matches!(stores.or_create(&id(number)).await, Err(StoreError::BeingDeleted)));
     }
-    assert!(matches!(stores.delete_app(&id(0).tenant, &id(0).app).await, Err(StoreError::BeingDeleted)));
+    assert!(matches!(stores.delete_app(&id(0).tenant, &id(0).app, |_| ()).await, Err(StoreError::BeingDeleted)));
     assert!(temp.path().join("default/app/s0.db").exists());
     drop(held);
     deletion.await.unwrap().unwrap();

@@ -72,7 +72,8 @@ struct Entry {
 
 impl Sql {
     /// Writes the database as it is at this moment to `emit`, in pieces; `emit` answers whether it wants more. Without the schema
-    /// only the rows, for a database that has the tables. Blocking.
+    /// only the rows, for a database that has the tables; triggers are dropped before and made again after them, since what they did
+    /// is in the rows. Blocking.
     pub fn dump(
         &self,
         store: &StoreId,
@@ -110,6 +111,10 @@ fn dump(connection: &Connection, with_schema: bool, out: &mut Out<'_>) -> Result
     let own = strings(connection, "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'")?;
     let is_own = |name: &str| own.iter().any(|own| own == name) || name.starts_with("_minnow_");
     let entries = entries(connection)?;
+    let triggers = || entries.iter().filter(|entry| entry.kind == "trigger" && !with_schema);
+    for trigger in triggers() {
+        out.line(&format!("DROP TRIGGER IF EXISTS {};", quoted(&trigger.name)))?;
+    }
     for entry in entries.iter().filter(|entry| entry.kind == "table" && !is_own(&entry.name)) {
         if with_schema {
             out.line(&format!("{};", entry.sql))?;
@@ -117,6 +122,9 @@ fn dump(connection: &Connection, with_schema: bool, out: &mut Out<'_>) -> Result
         rows(connection, entry, out)?;
     }
     sequences(connection, &is_own, out)?;
+    for trigger in triggers() {
+        out.line(&format!("{};", trigger.sql))?;
+    }
     if with_schema {
         for entry in entries.iter().filter(|entry| entry.kind != "table" && !entry.name.starts_with("_minnow_")) {
             out.line(&format!("{};", entry.sql))?;

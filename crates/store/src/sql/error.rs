@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use rusqlite::{ErrorCode, ffi};
 
 use super::value::{MAX_BATCH, MAX_SCRIPT_BYTES, MAX_STATEMENT_BYTES, MAX_VALUE_BYTES};
-use crate::StoreError;
+use crate::{
+    StoreError,
+    full::{disk_is_full, tell_full_disk},
+};
 
 /// Why a statement failed. What a function may see is the text of every variant but `Corrupt` and `Store`: those are for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,12 +24,23 @@ pub enum SqlError {
     #[error("{0}")]
     TooLarge(String),
     /// Nothing was changed.
-    #[error("the database has reached its size limit, or the disk of the node is full; delete something and try again")]
+    #[error("the database has reached its size limit; delete something and try again")]
     Full,
+    /// Nothing was changed.
+    #[error("no space is left on the disk of the node; free some and try again")]
+    DiskFull,
     /// The store did not come to this call in its time. Nothing was changed.
     #[error("the database is busy: other statements or an open transaction held it for too long; try again")]
     Busy,
-    #[error("this database is granted for reading only; grant it without `:ro`")]
+    /// As many databases as may be open are in use at this moment. Nothing was changed.
+    #[error("{}", StoreError::TooManyOpen { max: *max })]
+    TooManyOpen { max: usize },
+    /// The app is being deleted. Nothing was changed.
+    #[error("{}", StoreError::BeingDeleted)]
+    BeingDeleted,
+    #[error(
+        "the statement changes the database, which may only be read here: its grant ends in `:ro`, or the call asks for reading only"
+    )]
     ReadOnly,
     /// The transaction that this statement belongs to is gone.
     #[error("the transaction has ended and was rolled back: {0}")]
@@ -35,7 +49,7 @@ pub enum SqlError {
     Migration { name: String, line: usize, column: usize, message: String },
     #[error("the database {path} is damaged ({detail}); restore it from a backup")]
     Corrupt { path: PathBuf, detail: String },
-    /// A failing disk, too many open stores and the like: [`StoreError`] as text.
+    /// A failing disk and the like: [`StoreError`] as text.
     #[error("{0}")]
     Store(String),
     #[error("the database has stopped")]
@@ -72,9 +86,11 @@ impl SqlError {
 impl From<StoreError> for SqlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full => Self::Full,
+            // Of a store that is opened or made; one that is open says which it is.
+            StoreError::Full => Self::DiskFull,
             StoreError::Corrupt { path, detail } => Self::Corrupt { path, detail },
-            StoreError::TooManyOpen { .. } => Self::Busy,
+            StoreError::TooManyOpen { max } => Self::TooManyOpen { max },
+            StoreError::BeingDeleted => Self::BeingDeleted,
             StoreError::Stopped => Self::Stopped,
             StoreError::Database(source) => Self::Store(format!("the database failed: {source}")),
             error => Self::Store(error.to_string()),
@@ -126,6 +142,10 @@ impl From<Failed<'_>> for SqlError {
             Some(ErrorCode::TooBig) => Self::TooLarge(format!(
                 "a text, a blob or a row is larger than the {MAX_VALUE_BYTES} bytes allowed ({text})"
             )),
+            Some(ErrorCode::DiskFull) if disk_is_full(path) => {
+                tell_full_disk();
+                Self::DiskFull
+            }
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,

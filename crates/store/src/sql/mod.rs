@@ -153,12 +153,12 @@ impl Sql {
 
     /// Removes all stores of an app, when the calls that use them have ended.
     pub async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), SqlError> {
-        Ok(self.stores.delete_app(tenant, app).await?)
+        Ok(self.stores.delete_app(tenant, app, |_| ()).await?)
     }
 
     /// Moves all stores of an app to the folder `to`, all or none. False where it has none.
     pub async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, SqlError> {
-        Ok(self.stores.move_app(tenant, app, to).await?)
+        Ok(self.stores.move_app(tenant, app, to, |_| ()).await?)
     }
 
     /// Keeps the writes of a store waiting, for a backup; `None` where it has no file.

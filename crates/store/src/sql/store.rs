@@ -102,7 +102,7 @@ impl Store {
     pub(super) fn open(path: &Path, limits: SqlLimits) -> Result<Self, StoreError> {
         let writer = Session::open(path, limits, Role::Writer).map_err(|error| match error {
             SqlError::Corrupt { path, detail } => StoreError::Corrupt { path, detail },
-            SqlError::Full => StoreError::Full,
+            SqlError::Full | SqlError::DiskFull => StoreError::Full,
             error => StoreError::Io { path: path.to_owned(), source: std::io::Error::other(error.to_string()) },
         })?;
         Ok(Self {

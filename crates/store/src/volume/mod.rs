@@ -6,7 +6,9 @@
 //! [`BLOCK_BYTES`], and one block for its name; holes in it count as if they were written.
 
 mod claims;
+mod growing;
 mod growth;
+pub mod paths;
 pub mod tree;
 
 #[cfg(test)]
@@ -29,6 +31,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 
 pub use claims::{Bounds, Claim, Usage};
+pub use growing::{At, Growing, Held};
 pub use growth::{Change, Growth};
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat},
     io::Errno,
 };
 
@@ -175,5 +175,92 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// A folder on the way down whose folders are removed.
+struct Emptying {
+    /// `None` below [`OPEN_LEVELS`].
+    folder: Option<OwnedFd>,
+    id: FileId,
+    /// Its folders that are still there, and how often each was emptied.
+    left: Vec<(CString, usize)>,
+}
+
+/// Removes the folder `name` of `folder` with all that is in it, while others go on working there: each folder is opened in the one
+/// above, and no link is followed. Fails where others fill it again and again, or move it. Blocking.
+pub(super) fn remove_within(mut folder: OwnedFd, name: &str) -> io::Result<()> {
+    let mut left = vec![(CString::new(name)?, 0)];
+    let mut levels: Vec<Emptying> = Vec::new();
+    loop {
+        while let Some((name, emptied)) = left.pop() {
+            match unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(Errno::NOTEMPTY | Errno::EXIST) if emptied < EMPTY_TRIES => {}
+                // It is something else now.
+                Err(Errno::NOTDIR) => {
+                    unlink(&folder, &name)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let inner = match open_folder(&folder, &name) {
+                Ok(inner) => inner,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    left.push((name, emptied + 1));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            left.push((name, emptied + 1));
+            let inner_left = remove_files(&inner)?;
+            let id = FileId::from(&fstat(&folder)?);
+            let above = std::mem::replace(&mut folder, inner);
+            let above = (levels.len() < OPEN_LEVELS).then_some(above);
+            levels.push(Emptying { folder: above, id, left: std::mem::replace(&mut left, inner_left) });
+        }
+        let Some(level) = levels.pop() else { return Ok(()) };
+        folder = match level.folder {
+            Some(folder) => folder,
+            None => {
+                let above = open_folder(&folder, "..")?;
+                if FileId::from(&fstat(&above)?) != level.id {
+                    return Err(Errno::BUSY.into());
+                }
+                above
+            }
+        };
+        left = level.left;
+    }
+}
+
+/// Removes what is in the folder, but for its folders, and answers those.
+fn remove_files(folder: &OwnedFd) -> io::Result<Vec<(CString, usize)>> {
+    let mut folders = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match entry.file_type() {
+            FileType::Directory => folders.push((name.to_owned(), 0)),
+            // Linux says EISDIR of a folder.
+            _ => match unlinkat(folder, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => folders.push((name.to_owned(), 0)),
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+    Ok(folders)
+}
+
+fn unlink(folder: &OwnedFd, name: &CString) -> io::Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // A folder again: who goes on like this has it stay.
+        Err(Errno::ISDIR) => Err(Errno::BUSY.into()),
+        Err(error) => Err(error.into()),
     }
 }

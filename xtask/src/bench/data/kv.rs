@@ -17,7 +17,7 @@ use crate::bench::{
 };
 
 use super::{
-    CLIENTS, GETS, Gets, SETS, VALUE_BYTES, ask, gets_row, p50s,
+    CLIENTS, GETS, Gets, VALUE_BYTES, WRITES, ask, gets_row, p50s,
     plain::Plain,
     redis::{self, Sets},
     timed_gets, value, writes_row,
@@ -30,7 +30,7 @@ struct Round {
     js: Gets,
     /// A Deno program beside Redis on one core, and on another core.
     deno: [Gets; 2],
-    /// Sets of a request each, and [`SETS`] of each request.
+    /// Sets of a request each, and [`WRITES`] of each request.
     set: Load,
     many_sets: Load,
     redis_set: Sets,
@@ -65,7 +65,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Report> {
     let denos = [deno_beside.address, deno_apart.address];
     let bytes = ("bytes", u64::from(GETS) * VALUE_BYTES as u64);
     let url = format!("http://{}/kv/set?key=key-@", node.http);
-    let many_url = format!("http://{}/kv/sets?n={SETS}&key=key-@", node.http);
+    let many_url = format!("http://{}/kv/sets?n={WRITES}&key=key-@", node.http);
 
     let progress = setup.progress("kv", setup.rounds as usize * 9);
     let mut rounds = Vec::new();
@@ -126,7 +126,7 @@ fn report(rounds: &[Round], peers: Vec<String>) -> Report {
     let (wasm, js) = (p50s(rounds.iter().map(|round| &round.wasm)), p50s(rounds.iter().map(|round| &round.js)));
     let sets: Vec<f64> = rounds.iter().map(|round| round.set.requests_per_second()).collect();
     let many_sets: Vec<f64> =
-        rounds.iter().map(|round| round.many_sets.requests_per_second() * f64::from(SETS)).collect();
+        rounds.iter().map(|round| round.many_sets.requests_per_second() * f64::from(WRITES)).collect();
     let redis_sets: Vec<f64> = rounds.iter().map(|round| round.redis_set.per_second).collect();
     let times = |of: fn(&Round) -> std::time::Duration| rounds.iter().map(of).collect::<Vec<_>>();
     let gets = |what: &str, of: fn(&Round) -> Option<&Gets>| gets_row(what, rounds.iter().filter_map(of));
@@ -174,7 +174,7 @@ fn report(rounds: &[Round], peers: Vec<String>) -> Report {
                 gets("Deno, GET of Redis on its core", |round| round.deno.first()),
                 gets("Deno, GET of Redis on another core", |round| round.deno.last()),
                 writes_row(
-                    &format!("{SETS} sets in a request to a function of WebAssembly"),
+                    &format!("{WRITES} sets in a request to a function of WebAssembly"),
                     &many_sets,
                     &times(|round| round.many_sets.p50()),
                     &times(|round| round.many_sets.p99()),
@@ -202,7 +202,7 @@ fn report(rounds: &[Round], peers: Vec<String>) -> Report {
             ),
             format!(
                 "Sets: {CLIENTS} clients set a value of {VALUE_BYTES} bytes under a thousand keys, each answered when it is on the \
-                 disk before the next begins. wrk sends requests to a function, a fresh instance each; compared is what makes {SETS} \
+                 disk before the next begins. wrk sends requests to a function, a fresh instance each; compared is what makes {WRITES} \
                  sets in each, so that HTTP has as little part in it as in the gets. redis-benchmark talks to Redis with \
                  `appendfsync always` and no snapshots. Node and Redis have the server's core."
             ),

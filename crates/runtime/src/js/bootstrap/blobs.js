@@ -284,8 +284,11 @@ class BucketObjectBody extends BucketObject {
 freeze(BucketObjectBody);
 freeze(BucketObjectBody.prototype);
 
-/** The content that the node's reader of that number gives after the first piece. One piece is read ahead. */
-function contentOf(reader, first, run) {
+/**
+ * The content that the node's reader of that number gives after the first piece. One piece is read ahead. `askOf` makes calls of the
+ * reader's kind.
+ */
+function contentOf(reader, first, run, askOf) {
   return new NativeReadableStream({
     __proto__: null,
     type: "bytes",
@@ -293,7 +296,7 @@ function contentOf(reader, first, run) {
       enqueue(controller, first);
     },
     async pull(controller) {
-      const { answer, bytes } = await askBlobs("", { __proto__: null, read: { __proto__: null, reader } }, [], run);
+      const { answer, bytes } = await askOf("", { __proto__: null, read: { __proto__: null, reader } }, [], run);
       if (byteLengthOf(bytes) > 0) enqueue(controller, bytes);
       if (answer.piece.more) return;
       closeController(controller);
@@ -301,7 +304,7 @@ function contentOf(reader, first, run) {
       if (request !== null) respondToByob(request, 0);
     },
     async cancel() {
-      await askBlobs("", { __proto__: null, close: { __proto__: null, reader } }, [], run);
+      await askOf("", { __proto__: null, close: { __proto__: null, reader } }, [], run);
     },
   }, { __proto__: null, highWaterMark: BLOB_PIECE_BYTES });
 }
@@ -313,7 +316,10 @@ class Pieces {
   #reader = null;
   /** What was read of the stream and goes with the next piece. */
   #rest = noBytes;
-  constructor(value) {
+  /** What it is for, in errors. */
+  #what;
+  constructor(value, what) {
+    this.#what = what;
     if (value === null) {
       this.#bytes = noBytes;
     } else if (isPrototypeOf(NativeBlob.prototype, value)) {
@@ -324,7 +330,7 @@ class Pieces {
       this.#bytes = bytesOf(value);
     } else {
       throw new NativeTypeError(
-        `a blob is a string, an ArrayBuffer, a view of one, a Blob, a ReadableStream or null, not ${shown(value)}`,
+        `${what} is a string, an ArrayBuffer, a view of one, a Blob, a ReadableStream or null, not ${shown(value)}`,
       );
     }
   }
@@ -357,7 +363,7 @@ class Pieces {
       if (done) return filled === 0 ? null : part(piece, 0, filled);
       if (isPrototypeOf(NativeArrayBuffer.prototype, value)) this.#rest = copyOfView(new NativeUint8Array(value));
       else if (isView(value)) this.#rest = copyOfView(value);
-      else throw new NativeTypeError(`the stream of a blob gives bytes, not ${shown(value)}`);
+      else throw new NativeTypeError(`the stream of ${this.#what} gives bytes, not ${shown(value)}`);
     }
   }
 
@@ -370,6 +376,33 @@ class Pieces {
 freeze(Pieces.prototype);
 
 const nothing = () => {};
+
+/**
+ * Sends a value: `begin` makes the call for the first piece, and is told whether there are more. Then `sink` says what to do with those,
+ * from what `begin` was answered. Answers what the last call was answered.
+ */
+async function sendPieces(pieces, begin, sink) {
+  let piece = await pieces.next() ?? noBytes;
+  // A full piece may be the last.
+  let next = byteLengthOf(piece) < BLOB_PIECE_BYTES ? null : await pieces.next();
+  const begun = await begin(piece, next !== null);
+  if (next === null) return begun;
+  const { send, finish, abort } = sink(begun);
+  try {
+    while (next !== null) {
+      piece = next;
+      const sent = send(piece);
+      // It may fail while the next piece is waited for.
+      then(sent, nothing, nothing);
+      next = await pieces.next();
+      await sent;
+    }
+  } catch (error) {
+    then(abort(), nothing, nothing);
+    throw error;
+  }
+  return await finish();
+}
 
 /** What `env` has for a bucket: the shape of R2, with `copy` and `signedUrl`, without uploads in parts. */
 class Bucket {
@@ -396,7 +429,7 @@ class Bucket {
     if (blob === null) return null;
     if (found === null) return new BucketObject(blob, undefined);
     const { offset, length, reader } = found;
-    const content = reader === null ? bytes : contentOf(reader, bytes, run);
+    const content = reader === null ? bytes : contentOf(reader, bytes, run, askBlobs);
     return new BucketObjectBody(blob, range === undefined ? undefined : { offset, length }, content);
   }
 
@@ -404,7 +437,7 @@ class Bucket {
   async put(key, value, options) {
     options = knownOptionsOf("put", options, PUT_OPTIONS);
     const asked = { __proto__: null, key: keyOf(key), meta: metaOf(options), onlyIf: conditionsOf(options.onlyIf), more: false };
-    const pieces = new Pieces(value);
+    const pieces = new Pieces(value, "a blob");
     try {
       return await this.#put(asked, pieces, currentId());
     } catch (error) {
@@ -414,27 +447,20 @@ class Bucket {
   }
 
   async #put(asked, pieces, run) {
-    let piece = await pieces.next() ?? noBytes;
-    // A full piece may be the last.
-    let next = byteLengthOf(piece) < BLOB_PIECE_BYTES ? null : await pieces.next();
-    asked.more = next !== null;
-    const { answer } = await askBlobs(this.#store, { __proto__: null, put: asked }, [piece], run);
-    if (next === null) return objectOf(answer);
-    const { upload } = answer.upload;
-    try {
-      while (next !== null) {
-        piece = next;
-        const written = askBlobs(this.#store, { __proto__: null, write: { __proto__: null, upload } }, [piece], run);
-        // It may fail while the next piece is waited for.
-        then(written, nothing, nothing);
-        next = await pieces.next();
-        await written;
-      }
-    } catch (error) {
-      then(askBlobs(this.#store, { __proto__: null, abort: { __proto__: null, upload } }, [], run), nothing, nothing);
-      throw error;
-    }
-    return objectOf((await askBlobs(this.#store, { __proto__: null, finish: { __proto__: null, upload } }, [], run)).answer);
+    const store = this.#store;
+    const { answer } = await sendPieces(pieces, (piece, more) => {
+      asked.more = more;
+      return askBlobs(store, { __proto__: null, put: asked }, [piece], run);
+    }, (begun) => {
+      const { upload } = begun.answer.upload;
+      return {
+        __proto__: null,
+        send: (piece) => askBlobs("", { __proto__: null, write: { __proto__: null, upload } }, [piece], run),
+        finish: () => askBlobs("", { __proto__: null, finish: { __proto__: null, upload } }, [], run),
+        abort: () => askBlobs("", { __proto__: null, abort: { __proto__: null, upload } }, [], run),
+      };
+    });
+    return objectOf(answer);
   }
 
   /** Deletes a blob, or several: all or none. */

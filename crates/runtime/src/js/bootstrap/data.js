@@ -695,9 +695,18 @@ class Locks {
 freeze(Locks.prototype);
 
 function storeOf(kind, name) {
-  if (kind === "kv") return new KvNamespace(name);
-  if (kind === "topic") return new Topic(name);
-  return kind === "sql" ? new Database(name) : new Bucket(name);
+  switch (kind) {
+    case "kv":
+      return new KvNamespace(name);
+    case "sql":
+      return new Database(name);
+    case "blob":
+      return new Bucket(name);
+    case "files":
+      return new Volume(name);
+    case "topic":
+      return new Topic(name);
+  }
 }
 
 /** What the function finds in `env`: its variables, and the stores that it was granted. */

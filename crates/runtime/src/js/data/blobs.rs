@@ -1,25 +1,17 @@
 //! Calls for buckets. What one frame does not hold goes in pieces: of a blob that is read, the invocation holds a reader here,
 //! and of one that is written an upload. `bootstrap/blobs.js` makes the calls.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use minnow_model::StoreKind;
 use minnow_store::bucket::{Blob, Bucket, Conditions, Content, Got, Meta, PIECE_BYTES, Range, Upload};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Call,
-    failure::{Code, Failure},
+    failure::Failure,
+    held::{Begun, What},
 };
 use crate::{
     Function,
@@ -32,181 +24,6 @@ use crate::{
 /// What one answer has of a blob: as much as the bootstrap sends in a call (BLOB_PIECE_BYTES), so that most blobs need one
 /// answer, and the others few.
 pub(super) const ANSWER_BYTES: usize = 1 << 20;
-/// Blobs that one process is reading at once: each is a file that the node has open. As many as its calls under way.
-const MAX_READERS: usize = 256;
-/// Uploads of one process at once: those of one bucket are bounded by as many, in the node.
-const MAX_UPLOADS: usize = 64;
-
-/// The uploads and readers of one invocation, by the numbers under which the process has them.
-#[derive(Default)]
-pub(crate) struct HeldBlobs {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    has_ended: bool,
-    held: HashMap<u64, Entry>,
-}
-
-/// What is under a number. A number that a call uses stays: whoever gives it up in the meantime finds it.
-enum Entry {
-    Here(Held),
-    /// A call uses it.
-    Used,
-    /// A call uses it, and nobody wants it after that.
-    GivenUp,
-}
-
-/// What was begun, with its place among those of the process.
-struct Held {
-    what: What,
-    _place: OwnedSemaphorePermit,
-}
-
-enum What {
-    Reader(Content),
-    /// Several times as large as the other.
-    Upload(Box<Upload>),
-}
-
-impl HeldBlobs {
-    /// Gives up all of them: the invocation has ended. Of an upload nothing is left.
-    pub(crate) fn release(&self) {
-        let held = {
-            let mut state = self.state();
-            state.has_ended = true;
-            mem::take(&mut state.held)
-        };
-        drop(held);
-    }
-
-    fn insert(&self, number: u64, held: Held) -> Result<(), Failure> {
-        let mut state = self.state();
-        if state.has_ended {
-            return Err(Failure::ended());
-        }
-        state.held.insert(number, Entry::Here(held));
-        Ok(())
-    }
-
-    /// Takes one out while a call uses it. A second call with its number finds nothing.
-    fn take(&self, number: u64) -> Result<Taken<'_>, Failure> {
-        let mut state = self.state();
-        let place = state.held.get_mut(&number).ok_or_else(Failure::ended)?;
-        match mem::replace(place, Entry::Used) {
-            Entry::Here(held) => Ok(Taken { blobs: self, number, held: Some(held) }),
-            used => {
-                *place = used;
-                Err(Failure::ended())
-            }
-        }
-    }
-
-    /// Gives one up: at once, or when the call that uses it is done. It may have failed or ended by itself.
-    fn give_up(&self, number: u64) {
-        let held = {
-            let mut state = self.state();
-            match state.held.get_mut(&number) {
-                Some(Entry::Here(_)) => state.held.remove(&number),
-                Some(used) => Some(mem::replace(used, Entry::GivenUp)),
-                None => None,
-            }
-        };
-        drop(held);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One that a call uses. When the call fails or is dropped, it is gone.
-struct Taken<'a> {
-    blobs: &'a HeldBlobs,
-    number: u64,
-    held: Option<Held>,
-}
-
-impl Taken<'_> {
-    fn what(&mut self) -> Option<&mut What> {
-        self.held.as_mut().map(|held| &mut held.what)
-    }
-
-    /// For the last call that uses it.
-    fn keep(mut self) -> Option<What> {
-        self.blobs.state().held.remove(&self.number);
-        self.held.take().map(|held| held.what)
-    }
-
-    /// Puts it back for the next call, unless it was given up while this one used it.
-    fn put_back(mut self) -> Result<(), Failure> {
-        let mut state = self.blobs.state();
-        if state.has_ended {
-            return Err(Failure::ended());
-        }
-        if let Some(entry @ Entry::Used) = state.held.get_mut(&self.number)
-            && let Some(held) = self.held.take()
-        {
-            *entry = Entry::Here(held);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        // Not put back, so its number is of nothing any more.
-        if self.held.is_some() {
-            self.blobs.state().held.remove(&self.number);
-        }
-    }
-}
-
-/// What one process has begun of blobs.
-pub(super) struct Begun {
-    next: AtomicU64,
-    readers: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
-}
-
-impl Default for Begun {
-    fn default() -> Self {
-        Self {
-            next: AtomicU64::new(1),
-            readers: Arc::new(Semaphore::new(MAX_READERS)),
-            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
-        }
-    }
-}
-
-impl Begun {
-    fn reader_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.readers).try_acquire_owned().map_err(|_| {
-            let message = format!(
-                "the function's process is reading {MAX_READERS} large blobs, which is the most; read or cancel the body \
-                 of each blob that you get"
-            );
-            Failure::new(Code::TooMany, message)
-        })
-    }
-
-    fn upload_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
-            let message = format!(
-                "{MAX_UPLOADS} uploads of the function's process are under way, which is the most; try again later"
-            );
-            Failure::new(Code::TooMany, message)
-        })
-    }
-
-    fn hold(&self, blobs: &HeldBlobs, held: Held) -> Result<u64, Failure> {
-        let number = self.next.fetch_add(1, Relaxed);
-        blobs.insert(number, held)?;
-        Ok(number)
-    }
-}
-
 /// A call for a bucket, or for what was begun in one.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -392,8 +209,8 @@ pub(super) async fn call(
                     let reader = match content.remaining() {
                         0 => None,
                         _ => {
-                            let held = Held { what: What::Reader(content), _place: begun.reader_place()? };
-                            Some(begun.hold(&run()?.blobs, held)?)
+                            let place = begun.reader_place()?;
+                            Some(begun.hold(&run()?.open, What::Reader(content), place)?)
                         }
                     };
                     let found = Found { offset: range.start, length: range.end.saturating_sub(range.start), reader };
@@ -403,7 +220,7 @@ pub(super) async fn call(
         }
         Asks::Read { reader } => {
             let run = run()?;
-            let mut taken = run.blobs.take(reader)?;
+            let mut taken = run.open.take(reader)?;
             let Some(What::Reader(content)) = taken.what() else { return Err(Failure::malformed()) };
             read(content, payload).await?;
             let more = content.remaining() > 0;
@@ -423,19 +240,18 @@ pub(super) async fn call(
             let (run, place) = (run()?, begun.upload_place()?);
             let mut upload = buckets.put(bucket, key, meta.into(), only_if).await?;
             write(&mut upload, content).await?;
-            let held = Held { what: What::Upload(Box::new(upload)), _place: place };
-            Ok(Answer::Upload { upload: begun.hold(&run.blobs, held)? })
+            Ok(Answer::Upload { upload: begun.hold(&run.open, What::Upload(Box::new(upload)), place)? })
         }
         Asks::Write { upload: number } => {
             let run = run()?;
-            let mut taken = run.blobs.take(number)?;
+            let mut taken = run.open.take(number)?;
             let Some(What::Upload(upload)) = taken.what() else { return Err(Failure::malformed()) };
             write(upload, content).await?;
             taken.put_back()?;
             Ok(Answer::Done {})
         }
         Asks::Finish { upload } => {
-            let Some(What::Upload(upload)) = run()?.blobs.take(upload)?.keep() else {
+            let Some(What::Upload(upload)) = run()?.open.take(upload)?.keep() else {
                 return Err(Failure::malformed());
             };
             Ok(Answer::About { blob: upload.finish().await?.map(WireBlob::from) })
@@ -443,7 +259,7 @@ pub(super) async fn call(
         Asks::Close { reader: number } | Asks::Abort { upload: number } => {
             // An invocation that has ended has given up all of them.
             if let Ok(run) = run() {
-                run.blobs.give_up(number);
+                run.open.give_up(number);
             }
             Ok(Answer::Done {})
         }
@@ -543,9 +359,6 @@ impl WireBlob {
 
 #[cfg(test)]
 mod tests {
-    use minnow_model::{StoreId, Tenant};
-    use minnow_store::Buckets;
-
     use super::*;
 
     #[test]
@@ -580,90 +393,5 @@ mod tests {
     #[test]
     fn what_an_answer_holds_is_whole_pieces() {
         assert_eq!(ANSWER_BYTES % PIECE_BYTES, 0);
-    }
-
-    /// Uploads of one bucket, and their places among those of a process.
-    struct Fixture {
-        buckets: Buckets,
-        store: StoreId,
-        begun: Begun,
-        _temp: tempfile::TempDir,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let temp = tempfile::tempdir().unwrap();
-            let buckets = Buckets::open(&temp.path().join("blob"), Arc::new(|| 0)).unwrap();
-            let store =
-                StoreId { tenant: Tenant::default(), app: "shop".parse().unwrap(), name: "uploads".parse().unwrap() };
-            Self { buckets, store, begun: Begun::default(), _temp: temp }
-        }
-
-        async fn held(&self) -> Held {
-            let bucket = Bucket { store: &self.store, size_bytes: 1 << 20 };
-            let upload = self.buckets.put(bucket, "a".into(), Meta::default(), Conditions::default()).await.unwrap();
-            Held { what: What::Upload(Box::new(upload)), _place: self.begun.upload_place().map_err(|_| ()).unwrap() }
-        }
-
-        fn under_way(&self) -> usize {
-            MAX_UPLOADS - self.begun.uploads.available_permits()
-        }
-    }
-
-    fn code<T>(result: Result<T, Failure>) -> Option<Code> {
-        result.err().map(|failure| failure.code)
-    }
-
-    #[tokio::test]
-    async fn nothing_is_held_for_an_invocation_that_has_ended() {
-        let (fixture, blobs) = (Fixture::new(), HeldBlobs::default());
-        assert_eq!(code(blobs.take(1)), Some(Code::Ended), "there never was one");
-        for number in [1, 2] {
-            assert_eq!(code(blobs.insert(number, fixture.held().await)), None);
-        }
-        let used = blobs.take(1).map_err(|_| ()).unwrap();
-        blobs.release();
-        assert_eq!(fixture.under_way(), 1, "what a call uses is there until it is done");
-        assert_eq!(code(used.put_back()), Some(Code::Ended));
-        assert_eq!(code(blobs.insert(3, fixture.held().await)), Some(Code::Ended));
-        assert_eq!(fixture.under_way(), 0);
-        assert!(blobs.state().held.is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_is_given_up_while_a_call_uses_it_is_gone_after_the_call() {
-        let (fixture, blobs) = (Fixture::new(), HeldBlobs::default());
-        assert_eq!(code(blobs.insert(1, fixture.held().await)), None);
-        let used = blobs.take(1).map_err(|_| ()).unwrap();
-        assert_eq!(code(blobs.take(1)), Some(Code::Ended), "one call at a time");
-        assert_eq!(code(used.put_back()), None);
-        let used = blobs.take(1).map_err(|_| ()).unwrap();
-        blobs.give_up(1);
-        blobs.give_up(1);
-        assert_eq!(fixture.under_way(), 1);
-        assert_eq!(code(used.put_back()), None);
-        assert_eq!((code(blobs.take(1)), fixture.under_way()), (Some(Code::Ended), 0));
-        // One that nobody uses goes at once, and of one that is not there nothing is kept.
-        assert_eq!(code(blobs.insert(2, fixture.held().await)), None);
-        blobs.give_up(2);
-        blobs.give_up(3);
-        assert_eq!(fixture.under_way(), 0);
-        assert!(blobs.state().held.is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_a_call_fails_with_or_ends_is_gone() {
-        let (fixture, blobs) = (Fixture::new(), HeldBlobs::default());
-        for is_last in [false, true] {
-            assert_eq!(code(blobs.insert(1, fixture.held().await)), None);
-            let used = blobs.take(1).map_err(|_| ()).unwrap();
-            if is_last {
-                assert!(used.keep().is_some());
-            } else {
-                drop(used);
-            }
-            assert_eq!((code(blobs.take(1)), fixture.under_way()), (Some(Code::Ended), 0));
-            assert!(blobs.state().held.is_empty());
-        }
     }
 }

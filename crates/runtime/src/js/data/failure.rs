@@ -1,6 +1,14 @@
 //! What a function is told instead of an answer: a code that says why, and a sentence.
 
-use minnow_store::{StoreError, bucket::BucketError, kv::KvError, lock::LockError, sql::SqlError};
+use minnow_model::StoreKind;
+use minnow_store::{
+    StoreError,
+    bucket::BucketError,
+    kv::KvError,
+    lock::LockError,
+    sql::SqlError,
+    volume::paths::{FileCode, FileError},
+};
 use serde::Serialize;
 
 use super::frame::MAX_FRAME_BYTES;
@@ -45,6 +53,16 @@ pub(super) enum Code {
     Corrupt,
     /// The node's trouble.
     Failed,
+    /// A volume that is granted with `:ro`: as node says it of a disk.
+    #[serde(rename = "EROFS")]
+    ReadOnlyVolume,
+    /// Of a volume: as node says it.
+    #[serde(untagged, serialize_with = "as_node_says")]
+    File(FileCode),
+}
+
+fn as_node_says<S: serde::Serializer>(code: &FileCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(code.as_str())
 }
 
 #[derive(Debug)]
@@ -81,6 +99,7 @@ impl Failure {
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
         let code = match denied {
+            Denied::ReadOnly { kind: StoreKind::Files, .. } => Code::ReadOnlyVolume,
             Denied::ReadOnly { .. } => Code::ReadOnly,
             Denied::NotGranted { .. } | Denied::Withdrawn { .. } | Denied::NoLocks(_) => Code::Denied,
         };
@@ -111,7 +130,7 @@ impl From<KvError> for Failure {
             | KvError::BatchTooLong(_)
             | KvError::BatchTooLarge => Code::TooLarge,
             KvError::NotAnInteger { .. } | KvError::Overflow { .. } => Code::Conflict,
-            KvError::Full => Code::Full,
+            KvError::Full | KvError::DiskFull => Code::Full,
             KvError::Corrupt { .. } => Code::Corrupt,
             KvError::Store(error) => code_of(error),
         };
@@ -126,8 +145,8 @@ impl From<SqlError> for Failure {
             SqlError::Constraint(_) => Code::Constraint,
             SqlError::Timeout => Code::Timeout,
             SqlError::TooLarge(_) => Code::TooLarge,
-            SqlError::Full => Code::Full,
-            SqlError::Busy | SqlError::Stopped => Code::Busy,
+            SqlError::Full | SqlError::DiskFull => Code::Full,
+            SqlError::Busy | SqlError::TooManyOpen { .. } | SqlError::BeingDeleted | SqlError::Stopped => Code::Busy,
             SqlError::ReadOnly => Code::ReadOnly,
             SqlError::Ended(_) => Code::Ended,
             SqlError::Corrupt { .. } => Code::Corrupt,
@@ -170,5 +189,11 @@ impl From<SignError> for Failure {
     fn from(error: SignError) -> Self {
         let code = if error.is_refusal() { Code::BadArgument } else { Code::Failed };
         Self::new(code, told(&error, error.is_refusal()))
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::new(Code::File(error.code), told(&error, error.is_refusal()))
     }
 }

@@ -66,7 +66,7 @@ impl Told<SqlError> for database::Error {
         Ok(match error {
             SqlError::ReadOnly => Self::ReadOnly,
             SqlError::Timeout => Self::Timeout,
-            SqlError::Full => Self::Full,
+            SqlError::Full | SqlError::DiskFull => Self::Full,
             SqlError::Busy => Self::Busy,
             error @ SqlError::TooLarge(..) => Self::TooLarge(error.to_string()),
             error => return Err(error),

@@ -1,8 +1,9 @@
-//! The files of guests: the volumes that a function was granted, each under its path, and `/tmp`, which is the sandbox's own.
+//! The files of guests: the volumes that a function was granted, each under its path, and `/tmp`, which is the sandbox's own. A
+//! command finds one more folder, in which a file is a way to the data services ([`crate::data::local`]).
 //!
 //! wasmtime-wasi does the work, and keeps guests within their folders. What stands before it here claims space in the volume before
 //! something grows or is made ([`minnow_store::volume`]). [`p2`] is `wasi:filesystem` 0.2 of components, [`p1`] is preview 1 of core
-//! modules, [`writer`] writes for both.
+//! modules, [`writer`] is the stream that writes.
 //!
 //! Nothing is made before a guest asks: [`Files`] with the first call, a folder and its handle when something in it is used. Until
 //! then a folder stands for it that nobody can use.
@@ -18,14 +19,14 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    sync::{Arc, OnceLock},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
+use minnow_model::{AppName, Tenant};
 use minnow_store::{
     Volume, Volumes,
-    volume::{Bounds, MAX_ENTRIES, TEMPORARY},
+    volume::{Bounds, Growing, Held, MAX_ENTRIES, TEMPORARY},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi::{
@@ -37,9 +38,13 @@ use wasmtime_wasi::{
 
 pub(super) use p1::{P1, imports_files};
 pub(super) use p2::{FilesView, link};
-use writer::Growing;
 
-use crate::{Function, memory::MemoryBudget};
+use crate::{
+    Function,
+    data::local::{self, Connection, LocalHttp},
+    memory::MemoryBudget,
+    meter::Run,
+};
 
 /// Files and folders that a sandbox may have open at once. Many programs are content with 20; each is one of the node's.
 const MAX_OPEN: usize = 128;
@@ -54,9 +59,10 @@ const MAX_LISTING_BYTES: u64 = 64 << 20;
 /// What an entry of a list takes beside its name.
 const LISTED_BYTES: u64 = 64;
 
-/// Folders that core modules list at once on this node. In preview 1 each piece of a list reads the whole folder. Each function has one
-/// turn beside these, so that one that lists without end leaves three to others.
+/// Folders that core modules list at once on this node. In preview 1 each piece of a list reads the whole folder.
 const LISTING_AT_ONCE: usize = 4;
+/// Of these, those of one app, with all its functions and versions: one that lists without end leaves three to others.
+const LISTING_OF_APP: usize = 1;
 
 /// Where a sandbox finds its own folder.
 const TMP: &str = "/tmp";
@@ -66,9 +72,16 @@ pub(crate) struct Roots {
     /// An empty folder that stands for those that were not opened yet.
     nowhere: PathBuf,
     placeholder: OnceLock<Dir>,
+    /// The folder of the services, with an empty file: what a guest sees of it that does not open it.
+    services: PathBuf,
+    services_dir: OnceLock<Dir>,
     /// For functions without volumes.
     plain: OnceLock<Preopened>,
+    /// For functions without volumes that have services.
+    plain_with_services: OnceLock<Preopened>,
     listing: Arc<Semaphore>,
+    /// The turns of apps whose functions have asked for files.
+    turns: Mutex<HashMap<(Tenant, AppName), Weak<Semaphore>>>,
 }
 
 /// The folders of a sandbox as preview 1 is told of them, each with a placeholder.
@@ -79,18 +92,41 @@ struct Preopened {
 }
 
 impl Roots {
-    /// Makes the folder `nowhere` where it is not there.
-    pub(crate) fn new(nowhere: PathBuf) -> io::Result<Self> {
-        match fs::create_dir(&nowhere) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// Makes the folders `nowhere` and `services` where they are not there.
+    pub(crate) fn new(nowhere: PathBuf, services: PathBuf) -> io::Result<Self> {
+        for folder in [&nowhere, &services] {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
+        File::create(services.join(local::FILE))?;
         Ok(Self {
             nowhere,
             placeholder: OnceLock::new(),
+            services,
+            services_dir: OnceLock::new(),
             plain: OnceLock::new(),
+            plain_with_services: OnceLock::new(),
             listing: Arc::new(Semaphore::new(LISTING_AT_ONCE)),
+            turns: Mutex::default(),
         })
+    }
+
+    /// Whose turn it is among the functions of an app. Kept by each of them.
+    pub(crate) fn turn_of(&self, tenant: &Tenant, app: &AppName) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant.clone(), app.clone());
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // Before it grows, and not each time: a node holds thousands of apps.
+        if turns.len() == turns.capacity() {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::new(Semaphore::new(LISTING_OF_APP));
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
     }
 
     fn placeholder(&self) -> io::Result<Dir> {
@@ -101,13 +137,25 @@ impl Roots {
         Ok(self.placeholder.get_or_init(|| dir).clone())
     }
 
-    fn preopened(&self, mounts: &[Mount]) -> wasmtime::Result<Preopened> {
-        let is_plain = mounts.len() == 1;
-        match self.plain.get().filter(|_| is_plain) {
+    fn services_dir(&self) -> io::Result<Dir> {
+        if let Some(dir) = self.services_dir.get() {
+            return Ok(dir.clone());
+        }
+        let dir = Dir::new(File::open(&self.services)?, FsPerms::ReadOnly, OpenMode::READ, false);
+        Ok(self.services_dir.get_or_init(|| dir).clone())
+    }
+
+    fn preopened(&self, mounts: &[Mount], has_services: bool) -> wasmtime::Result<Preopened> {
+        let kept = match (mounts.len(), has_services) {
+            (1, false) => &self.plain,
+            (2, true) => &self.plain_with_services,
+            _ => return self.make_preopened(mounts),
+        };
+        match kept.get() {
             Some(plain) => Ok(plain.clone()),
             None => {
                 let made = self.make_preopened(mounts)?;
-                Ok(if is_plain { self.plain.get_or_init(|| made).clone() } else { made })
+                Ok(kept.get_or_init(|| made).clone())
             }
         }
     }
@@ -171,36 +219,15 @@ struct Open {
     folder: Option<Arc<File>>,
     /// Whether writes go to the end. In preview 1 only: in 0.2 the stream says so.
     appends: bool,
+    /// Set where it is a way to the services.
+    connection: Option<Connection>,
     /// `None` for the folders of mounts.
     held: Option<Arc<Held>>,
 }
 
 impl Open {
     fn file(&self) -> Option<&Arc<File>> {
-        self.held.as_ref()?.file.as_ref()
-    }
-}
-
-/// A file or folder that is open, with its place among those of the node. The handle and each stream have a share, which goes after
-/// all else that keeps the file open.
-struct Held {
-    /// `None` for folders.
-    file: Option<Arc<File>>,
-    volume: Arc<Volume>,
-    place: Option<OwnedSemaphorePermit>,
-}
-
-/// Where the file was deleted before, its space is free now. That takes the disk a while for a large one, so it is done elsewhere.
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(file) = self.file.take_if(|file| is_deleted(file)) else { return };
-        self.volume.closing(&file);
-        let place = self.place.take();
-        let close = move || drop((file, place));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(close)),
-            Err(_) => close(),
-        }
+        self.held.as_ref()?.file()
     }
 }
 
@@ -217,11 +244,19 @@ pub(super) struct Files {
     volumes: Volumes,
     memory: Arc<MemoryBudget>,
     turns: Turns,
+    services: Option<Services>,
+}
+
+/// The way to the data services.
+struct Services {
+    /// Which of the mounts is their folder.
+    mount: usize,
+    http: Arc<LocalHttp>,
 }
 
 /// Whose turn it is to list a folder in preview 1.
 struct Turns {
-    of_function: Arc<Semaphore>,
+    of_app: Arc<Semaphore>,
     of_node: Arc<Semaphore>,
 }
 
@@ -241,7 +276,8 @@ impl Drop for Listing {
 struct TooMany;
 
 impl Files {
-    fn new(function: &Arc<Function>) -> Self {
+    /// `run` is what the sandbox is made for, where that is one invocation.
+    fn new(function: &Arc<Function>, run: Option<&Arc<Run>>) -> io::Result<Self> {
         let volumes = &function.runtime().data().volumes;
         let granted = function.spec().granted.files.values();
         let mut mounts: Vec<Mount> = granted
@@ -257,15 +293,49 @@ impl Files {
             .collect();
         let tmp = volumes.temporary();
         mounts.push(Mount { path: TMP.into(), volume: tmp, most: TEMPORARY, read_only: false, dir: None });
-        let turns = Turns {
-            of_function: Arc::clone(function.listing()),
-            of_node: Arc::clone(&function.runtime().file_roots.listing),
-        };
-        Self::of_mounts(mounts, volumes.clone(), Arc::clone(&function.runtime().memory), turns)
+        let roots = &function.runtime().file_roots;
+        let mut services = None;
+        if let Some(http) = run.and_then(LocalHttp::new) {
+            services = Some(Services { mount: mounts.len(), http });
+            // Nothing is ever written to it, so it takes nothing of what stands for its volume.
+            let (path, volume) = (local::FOLDER.into(), volumes.temporary());
+            mounts.push(Mount { path, volume, most: TEMPORARY, read_only: true, dir: Some(roots.services_dir()?) });
+        }
+        let turns = Turns { of_app: Arc::clone(function.listing()), of_node: Arc::clone(&roots.listing) };
+        let files = Self::of_mounts(mounts, volumes.clone(), Arc::clone(&function.runtime().memory), turns);
+        Ok(Self { services, ..files })
     }
 
     fn of_mounts(mounts: Vec<Mount>, volumes: Volumes, memory: Arc<MemoryBudget>, turns: Turns) -> Self {
-        Self { mounts, open: HashMap::new(), listings: HashMap::new(), streams: Arc::default(), volumes, memory, turns }
+        let (open, listings) = (HashMap::new(), HashMap::new());
+        Self { mounts, open, listings, streams: Arc::default(), volumes, memory, turns, services: None }
+    }
+
+    /// Whether `path` in the mount `at` is the way to the services.
+    fn is_service(&self, at: usize, path: &str) -> bool {
+        let is_it = || {
+            Path::new(path)
+                .components()
+                .filter(|part| *part != Component::CurDir)
+                .eq([Component::Normal(local::FILE.as_ref())])
+        };
+        self.services.as_ref().is_some_and(|services| services.mount == at) && is_it()
+    }
+
+    /// A new connection to the services.
+    fn connect(&self) -> Result<Connection, TooMany> {
+        self.services.as_ref().and_then(|services| services.http.connect()).ok_or(TooMany)
+    }
+
+    /// What was opened under this number is a way to the services.
+    fn connected(&mut self, number: u32, connection: Connection) {
+        if let Some(open) = self.open.get_mut(&number) {
+            open.connection = Some(connection);
+        }
+    }
+
+    fn connection(&self, number: u32) -> Option<&Connection> {
+        self.open.get(&number)?.connection.as_ref()
     }
 
     /// A place for one more file or folder that is opened.
@@ -282,17 +352,14 @@ impl Files {
 
     /// Notes what was opened in a mount; `None` is a folder.
     fn opened(&mut self, number: u32, mount: usize, file: Option<Arc<File>>, place: OwnedSemaphorePermit) {
-        let held = self.mounts.get(mount).map(|mount| {
-            if let Some(file) = &file {
-                mount.volume.opened(file);
-            }
-            Arc::new(Held { file, volume: Arc::clone(&mount.volume), place: Some(place) })
-        });
-        self.open.insert(number, Open { mount, is_untouched: false, folder: None, appends: false, held });
+        let mount_of = self.mounts.get(mount);
+        let held = mount_of.map(|mount| Arc::new(Held::new(file, Arc::clone(&mount.volume), place)));
+        let open = Open { mount, is_untouched: false, folder: None, appends: false, connection: None, held };
+        self.open.insert(number, open);
     }
 
     fn root(mount: usize) -> Open {
-        Open { mount, is_untouched: true, folder: None, appends: false, held: None }
+        Open { mount, is_untouched: true, folder: None, appends: false, connection: None, held: None }
     }
 
     /// Forgets what is closed.
@@ -313,8 +380,8 @@ impl Files {
     fn growing(&self, number: u32) -> Option<Growing> {
         let mount = self.mount_of(number)?;
         let held = self.held(number)?;
-        let file = Arc::clone(held.file.as_ref()?);
-        Some(Growing { file, volume: Arc::clone(&mount.volume), most: mount.most, _held: held })
+        let file = Arc::clone(held.file()?);
+        Some(Growing { file, volume: Arc::clone(&mount.volume), most: mount.most, held })
     }
 
     /// Takes the memory for a list of the folder's names.
@@ -332,9 +399,4 @@ impl Files {
         }
         Ok(Ok(Listing { bytes, budget }))
     }
-}
-
-/// Whether the file has no name any more.
-fn is_deleted(file: &File) -> bool {
-    file.metadata().is_ok_and(|found| found.nlink() == 0)
 }

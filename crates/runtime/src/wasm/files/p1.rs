@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs::File, sync::Arc};
 
-use minnow_store::volume::{Change, Claim, Growth, Usage};
+use minnow_store::volume::{At, Change, Claim, Growing, Growth, Usage};
 use wasmtime::Module;
 use wasmtime_wasi::{
     WasiView as _,
@@ -19,17 +19,17 @@ use wasmtime_wasi::{
 };
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::{
-    Files, Preopened, Roots, TooMany,
-    writer::{At, Growing},
-};
-use crate::Function;
+use super::{Files, Preopened, Roots, TooMany};
+use crate::{data::local::Connection, meter::Run};
 
 /// The file descriptor of the first folder: after those of input, output and errors.
 const FIRST_FOLDER: u32 = 3;
 
 /// Pieces of one write that are looked at: as many as Linux takes (IOV_MAX).
 const MAX_PIECES: u32 = 1024;
+
+/// The longest way in which a guest may write the path of the services within their folder, in bytes.
+const MAX_SERVICE_PATH: u32 = 256;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -56,13 +56,14 @@ impl P1 {
         Self { wasi, files: None }
     }
 
-    /// Lets the module see the folders of `function`.
-    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, function: &Arc<Function>) -> wasmtime::Result<Self> {
-        Self::with(wasi, Files::new(function), &function.runtime().file_roots)
+    /// Lets the module see the folders of the function that runs.
+    pub(in crate::wasm) fn with_files(wasi: WasiP1Ctx, run: &Arc<Run>) -> wasmtime::Result<Self> {
+        let files = Files::new(&run.function, Some(run))?;
+        Self::with(wasi, files, &run.function.runtime().file_roots)
     }
 
     pub(super) fn with(mut wasi: WasiP1Ctx, mut files: Files, roots: &Roots) -> wasmtime::Result<Self> {
-        let Preopened { ctx, places } = roots.preopened(&files.mounts)?;
+        let Preopened { ctx, places } = roots.preopened(&files.mounts, files.services.is_some())?;
         *wasi.filesystem().ctx = ctx;
         files.open = (FIRST_FOLDER..).zip((0..files.mounts.len()).map(Files::root)).collect();
         Ok(Self { wasi, files: Some(Box::new(P1Files { files, places })) })
@@ -180,6 +181,93 @@ impl P1 {
     }
 }
 
+/// The way to the services is a stream: there are no places in it.
+impl P1 {
+    fn connection(&self, fd: Fd) -> Option<Connection> {
+        self.files.as_ref()?.files.connection(fd.into()).cloned()
+    }
+
+    fn has_places(&self, fd: Fd) -> Result<()> {
+        if self.connection(fd).is_some() { Err(Errno::Spipe.into()) } else { Ok(()) }
+    }
+
+    /// The path where it is the way to the services.
+    fn is_service(&self, mem: &GuestMemory<'_>, at: usize, path: GuestPtr<str>) -> Result<bool> {
+        let Some(files) = &self.files else { return Ok(false) };
+        if files.files.services.is_none() || path.len() > MAX_SERVICE_PATH {
+            return Ok(false);
+        }
+        Ok(files.files.is_service(at, &mem.as_cow_str(path)?))
+    }
+
+    /// Opens a connection. A number of wasmtime-wasi's stands for it: that of the empty file that is there.
+    async fn open_service(
+        &mut self,
+        mem: &mut GuestMemory<'_>,
+        fd: Fd,
+        at: usize,
+        path: GuestPtr<str>,
+        oflags: Oflags,
+        base: Rights,
+    ) -> Result<Fd> {
+        if oflags.contains(Oflags::CREAT | Oflags::EXCL) {
+            return Err(Errno::Exist.into());
+        }
+        if oflags.contains(Oflags::DIRECTORY) {
+            return Err(Errno::Notdir.into());
+        }
+        // Whoever only reads waits for ever, and whoever only writes learns nothing.
+        if !base.contains(Rights::FD_READ | Rights::FD_WRITE) {
+            return Err(Errno::Acces.into());
+        }
+        let files = self.files()?;
+        let (place, connection) = (files.place()?, files.connect()?);
+        let (lookup, rights) = (Lookupflags::empty(), Rights::FD_READ);
+        let opened =
+            self.wasi.path_open(mem, fd, lookup, path, Oflags::empty(), rights, rights, Fdflags::empty()).await?;
+        let opened = self.opened(opened, at, false, place)?;
+        self.files()?.connected(opened.into(), connection);
+        Ok(opened)
+    }
+}
+
+/// Reads from a connection into the first piece that is not empty.
+async fn read_service(mem: &mut GuestMemory<'_>, pieces: IovecArray, connection: &Connection) -> Result<Size> {
+    if pieces.len() > MAX_PIECES {
+        return Err(Errno::Inval.into());
+    }
+    for piece in pieces.iter() {
+        let piece = mem.read(piece?)?;
+        if piece.buf_len == 0 {
+            continue;
+        }
+        let most = usize::try_from(piece.buf_len).map_err(|_| Errno::Inval)?;
+        let read = connection.read(most).await.unwrap_or_default();
+        let count = Size::try_from(read.len()).map_err(|_| Errno::Inval)?;
+        mem.copy_from_slice(&read, piece.buf.as_array(count))?;
+        return Ok(count);
+    }
+    Ok(0)
+}
+
+/// Writes the first piece that is not empty to a connection, or as much of it as there is room for.
+async fn write_service(mem: &GuestMemory<'_>, pieces: CiovecArray, connection: &Connection) -> Result<Size> {
+    if pieces.len() > MAX_PIECES {
+        return Err(Errno::Inval.into());
+    }
+    for piece in pieces.iter() {
+        let piece = mem.read(piece?)?;
+        if piece.buf_len == 0 {
+            continue;
+        }
+        connection.writable().await;
+        let count = piece.buf_len.min(Size::try_from(connection.room()).map_err(|_| Errno::Inval)?);
+        let bytes = mem.to_vec(piece.buf.as_array(count))?;
+        return Ok(Size::try_from(connection.write(&bytes)).map_err(|_| Errno::Inval)?);
+    }
+    Ok(0)
+}
+
 /// A write that failed may have been done in part.
 fn wrote<T>(claimed: Option<(Growing, Growth)>, written: Result<T>) -> Result<T> {
     match claimed {
@@ -229,7 +317,6 @@ impl WasiSnapshotPreview1 for P1 {
         fn fd_fdstat_set_rights(fd: Fd, base: Rights, inheriting: Rights) -> Result<()>;
         fn fd_prestat_get(fd: Fd) -> Result<Prestat>;
         fn fd_prestat_dir_name(fd: Fd, path: GuestPtr<u8>, length: Size) -> Result<()>;
-        fn fd_tell(fd: Fd) -> Result<Filesize>;
         fn proc_exit(code: Exitcode) -> wasmtime::Error;
         fn proc_raise(signal: Signal) -> Result<()>;
         fn sched_yield() -> Result<()>;
@@ -243,12 +330,8 @@ impl WasiSnapshotPreview1 for P1 {
     read! {
         fn fd_advise(fd: Fd, offset: Filesize, length: Filesize, advice: Advice) -> Result<()>;
         fn fd_datasync(fd: Fd) -> Result<()>;
-        fn fd_fdstat_get(fd: Fd) -> Result<Fdstat>;
         fn fd_filestat_get(fd: Fd) -> Result<Filestat>;
         fn fd_filestat_set_times(fd: Fd, access: Timestamp, modification: Timestamp, flags: Fstflags) -> Result<()>;
-        fn fd_read(fd: Fd, pieces: IovecArray) -> Result<Size>;
-        fn fd_pread(fd: Fd, pieces: IovecArray, offset: Filesize) -> Result<Size>;
-        fn fd_seek(fd: Fd, offset: Filedelta, whence: Whence) -> Result<Filesize>;
         fn fd_sync(fd: Fd) -> Result<()>;
         fn path_filestat_get(fd: Fd, flags: Lookupflags, path: GuestPtr<str>) -> Result<Filestat>;
         fn path_filestat_set_times(
@@ -312,7 +395,58 @@ impl WasiSnapshotPreview1 for P1 {
         Ok(())
     }
 
+    fn fd_tell(&mut self, mem: &mut GuestMemory<'_>, fd: Fd) -> Result<Filesize> {
+        self.has_places(fd)?;
+        self.wasi.fd_tell(mem, fd)
+    }
+
+    async fn fd_seek(
+        &mut self,
+        mem: &mut GuestMemory<'_>,
+        fd: Fd,
+        offset: Filedelta,
+        whence: Whence,
+    ) -> Result<Filesize> {
+        self.ready(mem, fd).await?;
+        self.has_places(fd)?;
+        self.wasi.fd_seek(mem, fd, offset, whence).await
+    }
+
+    async fn fd_fdstat_get(&mut self, mem: &mut GuestMemory<'_>, fd: Fd) -> Result<Fdstat> {
+        self.ready(mem, fd).await?;
+        let mut found = self.wasi.fd_fdstat_get(mem, fd).await?;
+        if self.connection(fd).is_some() {
+            // What stands for it can only be read.
+            found.fs_rights_base |= Rights::FD_WRITE;
+            found.fs_rights_base -= Rights::FD_SEEK | Rights::FD_TELL;
+        }
+        Ok(found)
+    }
+
+    async fn fd_read(&mut self, mem: &mut GuestMemory<'_>, fd: Fd, pieces: IovecArray) -> Result<Size> {
+        self.ready(mem, fd).await?;
+        match self.connection(fd) {
+            Some(connection) => read_service(mem, pieces, &connection).await,
+            None => self.wasi.fd_read(mem, fd, pieces).await,
+        }
+    }
+
+    async fn fd_pread(
+        &mut self,
+        mem: &mut GuestMemory<'_>,
+        fd: Fd,
+        pieces: IovecArray,
+        offset: Filesize,
+    ) -> Result<Size> {
+        self.ready(mem, fd).await?;
+        self.has_places(fd)?;
+        self.wasi.fd_pread(mem, fd, pieces, offset).await
+    }
+
     async fn fd_write(&mut self, mem: &mut GuestMemory<'_>, fd: Fd, pieces: CiovecArray) -> Result<Size> {
+        if let Some(connection) = self.connection(fd) {
+            return write_service(mem, pieces, &connection).await;
+        }
         let claimed = self.claim_write(mem, fd, pieces, None).await?;
         let written = self.wasi.fd_write(mem, fd, pieces).await;
         wrote(claimed, written)
@@ -325,6 +459,7 @@ impl WasiSnapshotPreview1 for P1 {
         pieces: CiovecArray,
         offset: Filesize,
     ) -> Result<Size> {
+        self.has_places(fd)?;
         let claimed = self.claim_write(mem, fd, pieces, Some(offset)).await?;
         let written = self.wasi.fd_pwrite(mem, fd, pieces, offset).await;
         wrote(claimed, written)
@@ -357,9 +492,9 @@ impl WasiSnapshotPreview1 for P1 {
         self.within(mem, fd).await?;
         let files = self.files()?;
         let folder = files.open.get(&u32::from(fd)).and_then(|open| open.folder.clone()).ok_or(Errno::Notdir)?;
-        let (of_function, of_node) = (Arc::clone(&files.turns.of_function), Arc::clone(&files.turns.of_node));
-        // That of the function first: who waits for it takes none of the node's. Nobody closes them.
-        let _turn = of_function.acquire().await.map_err(|_| Errno::Io)?;
+        let (of_app, of_node) = (Arc::clone(&files.turns.of_app), Arc::clone(&files.turns.of_node));
+        // That of the app first: who waits for it takes none of the node's. Nobody closes them.
+        let _turn = of_app.acquire().await.map_err(|_| Errno::Io)?;
         let _turn_of_node = of_node.acquire().await.map_err(|_| Errno::Io)?;
         let _listing = self.files()?.list(folder).await.map_err(io)?.map_err(|TooMany| Errno::Nomem)?;
         self.wasi.fd_readdir(mem, fd, buffer, length, cookie).await
@@ -401,6 +536,9 @@ impl WasiSnapshotPreview1 for P1 {
         fdflags: Fdflags,
     ) -> Result<Fd> {
         let at = self.within(mem, fd).await?;
+        if self.is_service(mem, at, path)? {
+            return self.open_service(mem, fd, at, path, oflags, base).await;
+        }
         let place = self.files()?.place()?;
         let appends = fdflags.contains(Fdflags::APPEND);
         let makes = oflags.contains(Oflags::CREAT);

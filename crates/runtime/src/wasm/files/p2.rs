@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use minnow_store::volume::{Change, Usage};
+use bytes::Bytes;
+use minnow_store::volume::{At, Change, Held, Usage};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView},
     p2::{
-        DynInputStream, DynOutputStream, FsError, FsResult, InputStream, Pollable, StreamResult,
+        DynInputStream, DynOutputStream, FsError, FsResult, InputStream, OutputStream, Pollable, StreamError,
+        StreamResult,
         bindings::filesystem::{
             preopens,
             types::{
@@ -18,12 +20,10 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{
-    Files, Held, Mount, TooMany,
-    writer::{At, Writer},
-};
+use super::{Files, Mount, TooMany, writer::Writer};
 use crate::{
     Function,
+    data::local::Connection,
     wasm::state::{GuestState, Owner},
 };
 
@@ -72,7 +72,7 @@ impl FilesView<'_> {
         match self.files {
             Some(files) => Ok(files),
             None => {
-                let files = Files::new(function_of(self.owner)?);
+                let files = Files::new(function_of(self.owner)?, self.owner.run())?;
                 Ok(self.files.insert(Box::new(files)))
             }
         }
@@ -136,7 +136,45 @@ impl FilesView<'_> {
         Ok(fd)
     }
 
+    fn connection(&mut self, fd: &Fd) -> FsResult<Option<Connection>> {
+        Ok(self.files().map_err(FsError::trap)?.connection(fd.rep()).cloned())
+    }
+
+    /// Opens a connection to the services. What stands for it is the empty file that is there.
+    async fn open_service(
+        &mut self,
+        fd: Fd,
+        at: usize,
+        path: String,
+        open_flags: OpenFlags,
+        flags: DescriptorFlags,
+    ) -> FsResult<Fd> {
+        use types::HostDescriptor as _;
+        if open_flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE) {
+            return Err(ErrorCode::Exist.into());
+        }
+        if open_flags.contains(OpenFlags::DIRECTORY) {
+            return Err(ErrorCode::NotDirectory.into());
+        }
+        // Whoever only reads waits for ever, and whoever only writes learns nothing.
+        if !flags.contains(DescriptorFlags::READ | DescriptorFlags::WRITE) {
+            return Err(ErrorCode::Access.into());
+        }
+        let files = self.files().map_err(FsError::trap)?;
+        let (place, connection) = (files.place()?, files.connect()?);
+        let (open_flags, flags) = (OpenFlags::empty(), DescriptorFlags::READ);
+        let opened = wasi!(self).open_at(fd, PathFlags::empty(), path, open_flags, flags).await?;
+        let opened = self.opened(opened, at, place)?;
+        self.files().map_err(FsError::trap)?.connected(opened.rep(), connection);
+        Ok(opened)
+    }
+
     fn writer(&mut self, fd: &Fd, at: At) -> FsResult<Resource<DynOutputStream>> {
+        if let Some(connection) = self.connection(fd)? {
+            let place = self.files().map_err(FsError::trap)?.stream()?;
+            let writer: DynOutputStream = Box::new(ServiceWriter { connection, _place: place });
+            return Ok(self.table.push(writer)?);
+        }
         let Descriptor::File(file) = self.table.get(fd)? else { return Err(ErrorCode::BadDescriptor.into()) };
         if file.perms.write_not_permitted() {
             return Err(ErrorCode::NotPermitted.into());
@@ -176,8 +214,13 @@ impl types::Host for FilesView<'_> {
 
 impl types::HostDescriptor for FilesView<'_> {
     fn read_via_stream(&mut self, fd: Fd, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
+        let connection = self.connection(&fd)?;
         let files = self.files().map_err(FsError::trap)?;
         let (place, held) = (files.stream()?, files.held(fd.rep()));
+        if let Some(connection) = connection {
+            let reader: DynInputStream = Box::new(ServiceReader { connection, _place: place });
+            return Ok(self.table.push(reader)?);
+        }
         let stream = wasi!(self).read_via_stream(fd, offset)?;
         let reader = self.table.delete(stream)?;
         let reader: DynInputStream = Box::new(Reader { reader, _held: held, _place: place });
@@ -203,6 +246,9 @@ impl types::HostDescriptor for FilesView<'_> {
 
     async fn get_flags(&mut self, fd: Fd) -> FsResult<DescriptorFlags> {
         self.ready(&fd).await?;
+        if self.connection(&fd)?.is_some() {
+            return Ok(DescriptorFlags::READ | DescriptorFlags::WRITE);
+        }
         wasi!(self).get_flags(fd).await
     }
 
@@ -231,10 +277,18 @@ impl types::HostDescriptor for FilesView<'_> {
     }
 
     async fn read(&mut self, fd: Fd, length: Filesize, offset: Filesize) -> FsResult<(Vec<u8>, bool)> {
+        if let Some(connection) = self.connection(&fd)? {
+            let read = connection.read(usize::try_from(length).unwrap_or(usize::MAX)).await;
+            return Ok(read.map_or_else(|| (Vec::new(), true), |bytes| (bytes.into(), false)));
+        }
         wasi!(self).read(fd, length, offset).await
     }
 
     async fn write(&mut self, fd: Fd, buffer: Vec<u8>, offset: Filesize) -> FsResult<Filesize> {
+        if let Some(connection) = self.connection(&fd)? {
+            connection.writable().await;
+            return Ok(connection.write(&buffer) as u64);
+        }
         let Descriptor::File(file) = self.table.get(&fd)? else { return Err(ErrorCode::BadDescriptor.into()) };
         if file.perms.write_not_permitted() {
             return Err(ErrorCode::NotPermitted.into());
@@ -313,6 +367,9 @@ impl types::HostDescriptor for FilesView<'_> {
         flags: DescriptorFlags,
     ) -> FsResult<Fd> {
         let at = self.ready(&fd).await?;
+        if self.files().map_err(FsError::trap)?.is_service(at, &path) {
+            return self.open_service(fd, at, path, open_flags, flags).await;
+        }
         let place = self.files().map_err(FsError::trap)?.place()?;
         let (dir, named) = (fd.rep(), path.clone());
         let borrowed = || Resource::new_borrow(dir);
@@ -424,6 +481,63 @@ impl types::HostDirectoryEntryStream for FilesView<'_> {
     }
 }
 
+/// What a guest reads from a connection to the services. Where in the file makes no difference.
+struct ServiceReader {
+    connection: Connection,
+    _place: Arc<()>,
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for ServiceReader {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.connection.read_now(size).ok_or(StreamError::Closed)
+    }
+
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        // Of a guest that waits here nothing more can come meanwhile.
+        self.connection.read(size).await.ok_or(StreamError::Closed)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for ServiceReader {
+    async fn ready(&mut self) {
+        self.connection.readable().await;
+    }
+}
+
+/// What a guest writes to a connection to the services.
+struct ServiceWriter {
+    connection: Connection,
+    _place: Arc<()>,
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for ServiceWriter {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > self.connection.room() {
+            return Err(StreamError::trap("wrote without a permit"));
+        }
+        self.connection.write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(self.connection.room())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for ServiceWriter {
+    async fn ready(&mut self) {
+        self.connection.writable().await;
+    }
+}
+
 /// A stream of wasmtime-wasi's that holds one of the sandbox's places.
 struct Reader {
     reader: DynInputStream,
@@ -433,11 +547,11 @@ struct Reader {
 
 #[wasmtime_wasi::async_trait]
 impl InputStream for Reader {
-    fn read(&mut self, size: usize) -> StreamResult<bytes::Bytes> {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         self.reader.read(size)
     }
 
-    async fn blocking_read(&mut self, size: usize) -> StreamResult<bytes::Bytes> {
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
         self.reader.blocking_read(size).await
     }
 

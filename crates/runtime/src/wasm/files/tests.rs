@@ -37,7 +37,7 @@ fn setting(read_only: bool, memory_bytes: u64) -> Setting {
     fs::write(volumes.path(&store).join("a"), "one").unwrap();
     fs::create_dir(volumes.path(&store).join("b")).unwrap();
     let mount = Mount { path: "/data".into(), volume: Arc::clone(&volume), most: SIZE, read_only, dir: None };
-    let turns = Turns { of_function: Arc::new(Semaphore::new(1)), of_node: Arc::new(Semaphore::new(LISTING_AT_ONCE)) };
+    let turns = Turns { of_app: Arc::new(Semaphore::new(1)), of_node: Arc::new(Semaphore::new(LISTING_AT_ONCE)) };
     let files = Files::of_mounts(vec![mount], volumes, Arc::new(MemoryBudget::new(memory_bytes)), turns);
     Setting { temp, volume, files }
 }
@@ -53,7 +53,7 @@ fn memory() -> Vec<u8> {
 }
 
 fn core(temp: &TempDir, files: Files) -> P1 {
-    let roots = Roots::new(temp.path().join("nowhere")).unwrap();
+    let roots = Roots::new(temp.path().join("nowhere"), temp.path().join("services")).unwrap();
     let mut core = P1::with(WasiCtx::builder().build_p1(), files, &roots).unwrap();
     // What one call may copy.
     core.set_hostcall_fuel(1 << 20);
@@ -97,21 +97,39 @@ async fn a_write_that_fails_gives_back_what_it_claimed() {
 }
 
 #[tokio::test]
-async fn core_modules_of_one_function_list_one_folder_at_once() {
+async fn core_modules_of_one_app_list_one_folder_at_once() {
     let Setting { temp, files, .. } = setting(false, 1 << 20);
-    let (of_function, of_node) = (Arc::clone(&files.turns.of_function), Arc::clone(&files.turns.of_node));
+    let (of_app, of_node) = (Arc::clone(&files.turns.of_app), Arc::clone(&files.turns.of_node));
     let mut core = core(&temp, files);
     let mut memory = memory();
     let mem = &mut GuestMemory::Unshared(&mut memory);
     let folder = open(&mut core, mem, 1, Oflags::DIRECTORY).await;
     let into = GuestPtr::<u8>::new(1024);
-    let another = of_function.acquire().await.unwrap();
+    let another = of_app.acquire().await.unwrap();
     let waits = tokio::time::timeout(Duration::from_millis(100), core.fd_readdir(mem, folder, into, 1024, 0)).await;
     assert!(waits.is_err() && of_node.available_permits() == LISTING_AT_ONCE);
     drop(another);
     for fd in [folder, Fd::from(3)] {
         assert!(core.fd_readdir(mem, fd, into, 1024, 0).await.unwrap() > 0);
     }
+}
+
+#[test]
+fn all_functions_of_an_app_have_one_turn_to_list_while_there_are_any() {
+    let temp = tempfile::tempdir().unwrap();
+    let roots = Roots::new(temp.path().join("nowhere"), temp.path().join("services")).unwrap();
+    let (tenant, apps) = (Tenant::default(), ["shop", "blog"].map(|app| app.parse().unwrap()));
+    let [of_one, of_other, of_another_app] = [0, 0, 1].map(|app| roots.turn_of(&tenant, &apps[app]));
+    let turn = of_one.try_acquire().unwrap();
+    assert!(of_other.try_acquire().is_err() && of_another_app.try_acquire().is_ok());
+    drop(turn);
+    assert!(of_other.try_acquire().is_ok());
+    for number in 0..100 {
+        drop(roots.turn_of(&tenant, &format!("gone-{number}").parse().unwrap()));
+    }
+    let kept = roots.turns.lock().unwrap().len();
+    assert!(kept < 10, "those of apps without functions are forgotten: {kept}");
+    assert!(Arc::ptr_eq(&of_one, &roots.turn_of(&tenant, &apps[0])));
 }
 
 #[tokio::test]

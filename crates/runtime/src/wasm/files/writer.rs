@@ -1,85 +1,16 @@
-//! Writes to files that count.
+//! The stream of `wasi:io` that writes to a file.
 
-use std::{
-    fs::File,
-    io::{self, IoSlice},
-    os::unix::fs::FileExt as _,
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use minnow_store::{
-    Volume,
-    volume::{Bounds, Change, Growth},
-};
-use rustix::io::{ReadWriteFlags, pwritev2};
+use minnow_store::volume::{At, Growing};
 use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError, StreamResult},
-    runtime::{AbortOnDropJoinHandle, spawn, spawn_blocking},
+    runtime::{AbortOnDropJoinHandle, spawn},
 };
-
-use super::Held;
 
 /// What a guest may write to a stream at once, in bytes: as wasmtime-wasi has it.
 const PIECE_BYTES: usize = 64 << 10;
-
-/// A file that may grow, and what it lies in.
-#[derive(Clone)]
-pub(super) struct Growing {
-    pub(super) file: Arc<File>,
-    pub(super) volume: Arc<Volume>,
-    pub(super) most: Bounds,
-    pub(super) _held: Arc<Held>,
-}
-
-/// Where a write begins.
-#[derive(Clone, Copy)]
-pub(super) enum At {
-    Offset(u64),
-    End,
-}
-
-impl At {
-    pub(super) fn change(self, bytes: u64) -> Change {
-        match self {
-            Self::Offset(offset) => Change::Write { offset, bytes },
-            Self::End => Change::Append { bytes },
-        }
-    }
-}
-
-impl Growing {
-    pub(super) async fn claim(&self, change: Change) -> io::Result<Growth> {
-        self.volume.claim_growth(&self.file, self.most, change).await
-    }
-
-    /// Writes all of it.
-    pub(super) async fn write(self, at: At, bytes: Bytes) -> io::Result<u64> {
-        let length = bytes.len() as u64;
-        let growth = self.claim(at.change(length)).await?;
-        spawn_blocking(move || {
-            let written = match at {
-                At::Offset(offset) => self.file.write_all_at(&bytes, offset),
-                At::End => append_all(&self.file, &bytes),
-            };
-            // Kept until it is written, whoever still waits for it.
-            growth.finish(&self.file, written).map(|()| length)
-        })
-        .await
-    }
-}
-
-fn append_all(file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match pwritev2(file, &[IoSlice::new(bytes)], 0, ReadWriteFlags::APPEND) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
 
 /// What a guest writes to a file with.
 pub(super) struct Writer {

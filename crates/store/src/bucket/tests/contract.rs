@@ -30,6 +30,7 @@ macro_rules! contract_tests {
             a_deletion_under_a_condition_spares_what_is_there_anew,
             stores_and_apps_are_apart,
             a_deleted_app_leaves_nothing,
+            an_upload_that_began_before_a_deletion_brings_nothing_back,
         }
     };
     ($backend:expr; $($name:ident,)*) => {
@@ -726,4 +727,44 @@ pub(super) async fn a_deleted_app_leaves_nothing(buckets: Buckets, _clock: TestC
     let error = under_way.finish().await.unwrap_err();
     assert!(matches!(error, BucketError::Gone) && error.is_refusal(), "{error}");
     assert_eq!(keys(&buckets.list(&gone, "", None, None, 10).await.unwrap()), ["again"]);
+}
+
+pub(super) async fn an_upload_that_began_before_a_deletion_brings_nothing_back(buckets: Buckets, _clock: TestClock) {
+    let (store, other) = (id("shop", "a"), id("blog", "a"));
+    for there in [false, true] {
+        for (before, after) in [(0, 0), (0, 10), (10, 0), (10, 50_000), (10, 2 << 20), (2 << 20, 10)] {
+            if there {
+                put(&buckets, &store, "there", "x").await;
+            }
+            let mut uploads = Vec::new();
+            for store in [&store, &other] {
+                let mut upload = begin(&buckets, room(store), "a").await;
+                upload.write(content(1, before)).await.unwrap();
+                uploads.push(upload);
+            }
+            buckets.delete_app(&store.tenant, &store.app).await.unwrap();
+            let of_other = uploads.pop().unwrap();
+            let mut upload = uploads.pop().unwrap();
+            let finished = match upload.write(content(2, after)).await {
+                Ok(()) => upload.finish().await,
+                Err(error) => Err(error),
+            };
+            let error = finished.expect_err("it was kept");
+            assert!(matches!(error, BucketError::Gone), "{there}, {before}, {after}: {error}");
+            assert_eq!(buckets.list_stores(&store.tenant, &store.app).unwrap(), [], "{there}, {before}, {after}");
+            // That of another app goes on, also where it is the first of its bucket.
+            of_other.finish().await.unwrap().unwrap();
+            assert_eq!(get(&buckets, &other, "a").await.unwrap().len(), before);
+            buckets.delete_app(&other.tenant, &other.app).await.unwrap();
+        }
+    }
+    // Nor does it come into the next app of that name, whose own do, the first as well.
+    let mut old = begin(&buckets, room(&store), "a").await;
+    old.write("old".into()).await.unwrap();
+    buckets.delete_app(&store.tenant, &store.app).await.unwrap();
+    let mut new = begin(&buckets, room(&store), "a").await;
+    new.write("new".into()).await.unwrap();
+    new.finish().await.unwrap().unwrap();
+    assert!(matches!(old.finish().await, Err(BucketError::Gone)));
+    assert_eq!(get(&buckets, &store, "a").await.unwrap(), b"new");
 }

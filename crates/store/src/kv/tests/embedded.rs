@@ -210,6 +210,31 @@ async fn callers_that_give_up_leave_no_more_behind_than_one_batch() {
     assert_eq!(open.queue.available_permits(), QUEUED_BYTES as usize);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_stores_are_written_and_read_and_few_of_them_are_open() {
+    let (kv, _clock, _temp) = embedded_kv();
+    let most = OpenBounds::default().max_open;
+    let store = |number: usize| id(&format!("app{}", number / 100), &format!("s{}", number % 100));
+    let users = (0..8).map(|user| {
+        let kv = kv.clone();
+        tokio::spawn(async move {
+            for number in (user..10_000).step_by(8) {
+                kv.write(&store(number), vec![set("n", &number.to_string())]).await.unwrap();
+                assert!(kv.open_stores() <= most);
+            }
+        })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.unwrap();
+    }
+    for number in 0..10_000 {
+        assert_eq!(value(&kv, &store(number), "n"), Some(number.to_string()));
+    }
+    assert!(kv.open_stores() <= most);
+    let of_one = store(4_200);
+    assert_eq!(kv.list_stores(&of_one.tenant, &of_one.app).unwrap().len(), 100);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_stores_are_used_through_few_open_ones() {
     let bounds = OpenBounds { max_open: 4, idle: Duration::from_millis(50) };

@@ -24,6 +24,20 @@ pub(super) fn quick() -> SqlLimits {
     SqlLimits { statement: Duration::from_millis(400), transaction: Duration::from_millis(800), ..SqlLimits::default() }
 }
 
+/// So long that what waits for it fails, and not so long that a thread which computes until then holds up all tests.
+pub(super) const NEVER: Duration = Duration::from_secs(120);
+
+/// What ends without waiting for [`NEVER`]; what does not fails, and does not hang.
+pub(super) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it waits for what does not end")
+}
+
+/// Gives what does not end a moment in which it begins to run, and then goes away. Where it needs longer, less is tested, and nothing
+/// fails for it.
+pub(super) async fn begun<T>(what: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(Duration::from_millis(50), what).await.ok()
+}
+
 /// Some stores in a folder that goes with them.
 pub(super) struct Stores {
     pub(super) sql: Sql,

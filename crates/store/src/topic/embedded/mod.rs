@@ -385,13 +385,13 @@ impl Embedded {
     }
 
     pub(super) async fn delete_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), TopicError> {
-        self.stores.delete_app(tenant, app).await?;
+        self.stores.delete_app(tenant, app, |_| ()).await?;
         self.common.forget_app(tenant, app);
         Ok(())
     }
 
     pub(super) async fn move_app(&self, tenant: &Tenant, app: &AppName, to: &Path) -> Result<bool, TopicError> {
-        let moved = self.stores.move_app(tenant, app, to).await?;
+        let moved = self.stores.move_app(tenant, app, to, |_| ()).await?;
         self.common.forget_app(tenant, app);
         Ok(moved)
     }

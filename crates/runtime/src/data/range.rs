@@ -9,11 +9,12 @@ use http::{
         X_CONTENT_TYPE_OPTIONS,
     },
 };
-use minnow_runtime::data::blob_headers::etags;
+
+use super::blob_headers::etags;
 
 /// What is sent of some content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Sent {
+pub enum Sent {
     Whole,
     Part(Range<u64>),
     NotModified,
@@ -25,7 +26,7 @@ pub(crate) enum Sent {
 impl Sent {
     /// What a GET or HEAD with these headers gets of content of `size` bytes, by the preconditions in their order (RFC 9110
     /// section 13.2.2). `etag` is a strong one, with its quotes.
-    pub(crate) fn of(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Self {
+    pub fn of(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Self {
         let named = |name, is_etag: fn(&str, &str) -> bool| {
             let mut values = headers.get_all(name).iter().peekable();
             values
@@ -52,7 +53,8 @@ impl Sent {
         }
     }
 
-    pub(crate) fn status(&self) -> StatusCode {
+    /// The status that says so.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Whole => StatusCode::OK,
             Self::Part(_) => StatusCode::PARTIAL_CONTENT,
@@ -63,7 +65,7 @@ impl Sent {
     }
 
     /// The bytes that are sent of content of `size` bytes.
-    pub(crate) fn range(&self, size: u64) -> Range<u64> {
+    pub fn range(&self, size: u64) -> Range<u64> {
         match self {
             Self::Whole => 0..size,
             Self::Part(range) => range.clone(),
@@ -73,7 +75,7 @@ impl Sent {
 
     /// Sets what the answer says of the content: its etag, and where some of it is sent its type, length and range. It never is
     /// anything else than its type says.
-    pub(crate) fn set_headers(&self, headers: &mut HeaderMap, etag: HeaderValue, size: u64, content_type: HeaderValue) {
+    pub fn set_headers(&self, headers: &mut HeaderMap, etag: HeaderValue, size: u64, content_type: HeaderValue) {
         headers.insert(ETAG, etag);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let content_range = match self {
