@@ -312,7 +312,7 @@ fn topics_are_used_by_the_command_line() {
     let sent = cli.json(["topic", "publish", "topic-cli/orders", "later", "--delay", "1h", "--json"]);
     assert_eq!((&sent["sent"][0]["position"], &sent["sent"][0]["duplicate"]), (&Value::Null, &json!(false)), "{sent}");
     let input = cli.run_with(["topic", "publish", "topic-cli/orders"], b"null");
-    assert_eq!(input.code(), Some(0), "{}", input.stderr);
+    assert_eq!(input.code(), 0, "{}", input.stderr);
     all_done(node, "topic-cli", "orders");
 
     let list = cli.ok(["topic", "list", "topic-cli"]);
@@ -438,7 +438,7 @@ fn topics_count_go_and_come_back_with_their_app() {
     assert!(!node.api("GET", "/metrics", "").text().contains("topic-life"));
     eventually("the name is free", || {
         let restored = cli.run(["restore", file.to_str().unwrap()]);
-        (restored.code() == Some(0)).then_some(())
+        (restored.code() == 0).then_some(())
     });
     let of = follower(&node, "topic-life", "orders");
     assert_eq!((&of["lag"], &of["dead"]), (&json!(0), &json!(1)), "{of}");
