@@ -75,6 +75,17 @@ const PREBUILT: &[Prebuilt] = &[
         ],
         recipe: Recipe::Cargo { workspace: "examples/tour", package: "entries", artifact: "entries.wasm" },
     },
+    Prebuilt {
+        wasm: "examples/tour/functions/fulfil/fulfil.wasm",
+        sources: &[
+            "examples/tour/functions/fulfil",
+            "examples/tour/Cargo.toml",
+            "examples/tour/Cargo.lock",
+            "sdk/rust",
+            "wit",
+        ],
+        recipe: Recipe::Cargo { workspace: "examples/tour", package: "fulfil", artifact: "fulfil.wasm" },
+    },
     cargo_guest!("examples/tour", "functions/pages", "pages", "pages.wasm"),
     c_guest!("guests/cgi-c", "cgi-c"),
     Prebuilt {

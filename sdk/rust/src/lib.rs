@@ -43,6 +43,8 @@
 
 pub mod blob;
 pub mod config;
+#[cfg(feature = "serde")]
+pub mod event;
 pub mod kv;
 pub mod lock;
 pub mod sql;
