@@ -23,7 +23,9 @@ use minnow_model::{
 use minnow_store::topic::Delivery;
 use serde::Deserialize;
 
-use crate::{Body, Function, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run, runtime::Place};
+use crate::{
+    Body, Function, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run, runtime::Place,
+};
 
 /// What stands before the paths of events. Nothing from outside reaches a function there.
 pub const PREFIX: &str = "/.minnow/";
@@ -55,7 +57,19 @@ pub struct Batch {
 pub enum Happening {
     Messages(Batch),
     /// A due time of a schedule, in milliseconds since 1970. `id` is the same whenever this one is delivered.
-    Tick { schedule: ScheduleName, cron: Option<Arc<str>>, due_ms: u64, id: String },
+    Tick {
+        schedule: ScheduleName,
+        cron: Option<Arc<str>>,
+        due_ms: u64,
+        id: String,
+    },
+}
+
+/// What a request is that comes from the node itself: in its extensions, which no client can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    Messages,
+    Tick,
 }
 
 /// What a delivery came to.
@@ -134,14 +148,14 @@ fn request(
     host: &str,
     what: &Happening,
 ) -> Result<Request<Body>, Code> {
-    let (path, pairs, body) = match what {
+    let (kind, path, pairs, body) = match what {
         Happening::Messages(batch) => {
             let (pairs, body) = messages(batch)?;
-            (format!("{PREFIX}topics/{}", batch.topic), pairs, body)
+            (EventKind::Messages, format!("{PREFIX}topics/{}", batch.topic), pairs, body)
         }
         Happening::Tick { schedule, cron, due_ms, id } => {
             let event = tick(function, schedule, cron.as_deref(), *due_ms, id);
-            (format!("{PREFIX}schedules/{schedule}"), event.to_headers(&[]), Bytes::new())
+            (EventKind::Tick, format!("{PREFIX}schedules/{schedule}"), event.to_headers(&[]), Bytes::new())
         }
     };
     if body.len() as u64 > function.spec().limits.request_body_bytes {
@@ -166,6 +180,7 @@ fn request(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
+    request.extensions_mut().insert(kind);
     Ok(request)
 }
 
@@ -201,10 +216,7 @@ fn tick(function: &Function, schedule: &ScheduleName, cron: Option<&str>, due_ms
         subject: Some(schedule.as_str().into()),
         time_ms: Some(due_ms),
         content_type: None,
-        extensions: cron
-            .and_then(|cron| Some(("cron".parse().ok()?, cron.to_owned())))
-            .into_iter()
-            .collect(),
+        extensions: cron.and_then(|cron| Some(("cron".parse().ok()?, cron.to_owned()))).into_iter().collect(),
         data: Bytes::new(),
     }
 }

@@ -12,8 +12,7 @@ use std::{
 
 use minnow_model::{
     AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Schedule, Subscription,
-    Tenant, Version,
-    manifest::Instances,
+    Tenant, Version, manifest::Instances,
 };
 use minnow_telemetry::FunctionMetrics;
 use tokio::sync::Semaphore;
