@@ -430,9 +430,66 @@ export type StoreErrorCode =
   | "EBUSY"
   | "EIO";
 
-/** A function: `export default { … } satisfies Handler<Env>`. */
-export interface Handler<Env = Record<string, string>> {
-  fetch(request: Request, env: Env, ctx: ExecutionContext): Response | Promise<Response>;
+/** Messages of a topic that came together. */
+export interface MessageBatch<Body = unknown> {
+  /** The name of the topic. */
+  readonly queue: string;
+  /** In their order. */
+  readonly messages: readonly Message<Body>[];
+  /** Says of all that nothing was said of: they are done. */
+  ackAll(): void;
+  /** Says of all that nothing was said of: they are to come again. */
+  retryAll(options?: RetryOptions): void;
+}
+
+/**
+ * A message of a topic. The first of `ack` and `retry` holds. Without a word it is done when the handler has returned, and comes
+ * again when that threw.
+ */
+export interface Message<Body = unknown> {
+  readonly id: string;
+  readonly timestamp: Date;
+  /** What the JSON says, a string where the type is `text/…`, else an ArrayBuffer; null where there are no data. */
+  readonly body: Body;
+  /** How often it was delivered, with this time. */
+  readonly attempts: number;
+  /** What the publisher gave as `key`. */
+  readonly key: string | null;
+  /** All attributes of the CloudEvent: `source`, `type`, `subject`, `sequence` and the others. */
+  readonly attributes: Readonly<Record<string, string>>;
+  /** It is done. */
+  ack(): void;
+  /** It is to come again, which costs a try. */
+  retry(options?: RetryOptions): void;
+}
+
+/** When a message comes again: after a day at most; as the manifest's `backoff` says where nothing is given. */
+export interface RetryOptions {
+  delaySeconds?: number;
+  /** The same in milliseconds. */
+  delay?: number;
+}
+
+/** A tick of a schedule. */
+export interface ScheduledEvent {
+  readonly type: "scheduled";
+  /** The name of the schedule. */
+  readonly name: string;
+  /** Null for one with `at`. */
+  readonly cron: string | null;
+  /** When it was due, in milliseconds since 1970. */
+  readonly scheduledTime: number;
+  noRetry(): void;
+}
+
+/**
+ * A function: `export default { … } satisfies Handler<Env>`. Without `queue` or `scheduled` it gets messages and ticks as requests
+ * in `fetch`.
+ */
+export interface Handler<Env = Record<string, string>, Body = unknown> {
+  fetch?(request: Request, env: Env, ctx: ExecutionContext): Response | Promise<Response>;
+  queue?(batch: MessageBatch<Body>, env: Env, ctx: ExecutionContext): void | Promise<void>;
+  scheduled?(event: ScheduledEvent, env: Env, ctx: ExecutionContext): void | Promise<void>;
 }
 
 /** What goes with an invocation. */

@@ -65,6 +65,13 @@ pub enum Happening {
     },
 }
 
+/// What a request is that comes from the node itself: in its extensions, which no client can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    Messages,
+    Tick,
+}
+
 /// What a delivery came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivered {
@@ -141,14 +148,14 @@ fn request(
     host: &str,
     what: &Happening,
 ) -> Result<Request<Body>, Code> {
-    let (path, pairs, body) = match what {
+    let (kind, path, pairs, body) = match what {
         Happening::Messages(batch) => {
             let (pairs, body) = messages(batch)?;
-            (format!("{PREFIX}topics/{}", batch.topic), pairs, body)
+            (EventKind::Messages, format!("{PREFIX}topics/{}", batch.topic), pairs, body)
         }
         Happening::Tick { schedule, cron, due_ms, id } => {
             let event = tick(function, schedule, cron.as_deref(), *due_ms, id);
-            (format!("{PREFIX}schedules/{schedule}"), event.to_headers(&[]), Bytes::new())
+            (EventKind::Tick, format!("{PREFIX}schedules/{schedule}"), event.to_headers(&[]), Bytes::new())
         }
     };
     if body.len() as u64 > function.spec().limits.request_body_bytes {
@@ -173,6 +180,7 @@ fn request(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
+    request.extensions_mut().insert(kind);
     Ok(request)
 }
 

@@ -22,6 +22,7 @@ mod durability;
 mod egress;
 mod events;
 mod events_api;
+mod events_js;
 mod events_kill;
 mod failures;
 mod files;
