@@ -32,7 +32,13 @@ pub(crate) enum Refused {
 
 impl Admission {
     pub(crate) fn new(places: u32, queue: u32) -> Self {
-        Self { places: Semaphore::new(places as usize), total: places, waiting: AtomicU32::new(0), queue, leaving: Mutex::new(()) }
+        Self {
+            places: Semaphore::new(places as usize),
+            total: places,
+            waiting: AtomicU32::new(0),
+            queue,
+            leaving: Mutex::new(()),
+        }
     }
 
     /// Takes a place at once if one is free and nobody waits.

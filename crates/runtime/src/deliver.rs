@@ -23,7 +23,9 @@ use minnow_model::{
 use minnow_store::topic::Delivery;
 use serde::Deserialize;
 
-use crate::{Body, Function, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run, runtime::Place};
+use crate::{
+    Body, Function, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run, runtime::Place,
+};
 
 /// What stands before the paths of events. Nothing from outside reaches a function there.
 pub const PREFIX: &str = "/.minnow/";
@@ -55,7 +57,12 @@ pub struct Batch {
 pub enum Happening {
     Messages(Batch),
     /// A due time of a schedule, in milliseconds since 1970. `id` is the same whenever this one is delivered.
-    Tick { schedule: ScheduleName, cron: Option<Arc<str>>, due_ms: u64, id: String },
+    Tick {
+        schedule: ScheduleName,
+        cron: Option<Arc<str>>,
+        due_ms: u64,
+        id: String,
+    },
 }
 
 /// What a delivery came to.
@@ -201,10 +208,7 @@ fn tick(function: &Function, schedule: &ScheduleName, cron: Option<&str>, due_ms
         subject: Some(schedule.as_str().into()),
         time_ms: Some(due_ms),
         content_type: None,
-        extensions: cron
-            .and_then(|cron| Some(("cron".parse().ok()?, cron.to_owned())))
-            .into_iter()
-            .collect(),
+        extensions: cron.and_then(|cron| Some(("cron".parse().ok()?, cron.to_owned()))).into_iter().collect(),
         data: Bytes::new(),
     }
 }
@@ -242,7 +246,7 @@ async fn read(outcome: Outcome, function: &Function, run: &Run) -> Delivered {
 }
 
 /// What a run without an answer says about what it was given.
-fn of_problem(code: Code, function: &Function) -> Delivered {
+pub(crate) fn of_problem(code: Code, function: &Function) -> Delivered {
     match code {
         Code::HeldBack => Delivered::NotNow(code, function.held_for()),
         Code::Overloaded
@@ -257,7 +261,7 @@ fn of_problem(code: Code, function: &Function) -> Delivered {
 }
 
 /// The time that a `Retry-After` asks for: seconds, or a date (RFC 9110, 10.2.3). `None` where there is none that can be read.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let after = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
