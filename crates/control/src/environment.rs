@@ -170,6 +170,7 @@ mod tests {
             grants: Grants { secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(), ..Grants::default() },
             topics: Vec::new(),
             schedules: Vec::new(),
+            asynchronous: None,
         }
     }
 

@@ -1,8 +1,12 @@
 //! Why the control plane refuses something, and what the caller is told.
 
-use minnow_events::EventsError;
+use minnow_events::{
+    EventsError,
+    invokes::{MAX_KEPT_RUNS, RESULT_KEPT},
+};
 use minnow_model::{
-    AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
+    AppName, Code, Digest, FunctionName, Problem, RequestId, StoreKind, StoreName, VariableName, Version,
+    deployment::DeployError,
 };
 use minnow_runtime::data::{codes, signed::SignError};
 use minnow_store::{BucketError, KvError, SqlError, StoreError, TopicError, VaultError, topic::Bound};
@@ -40,6 +44,11 @@ pub enum ControlError {
     NoStore { app: AppName, kind: StoreKind, name: StoreName, there: Option<String> },
     #[error("no live app has a topic `{0}`; `minnow topic list --app APP` shows those of an app")]
     NoTopic(StoreName),
+    #[error(
+        "app `{0}` has no run `{1}`; what came of one is kept for {hours} hours, of the newest {MAX_KEPT_RUNS}",
+        hours = RESULT_KEPT.as_secs() / 3600
+    )]
+    NoRun(AppName, RequestId),
     #[error("the store has no key `{0}`")]
     NoKey(String),
     /// A migration that was to run before a deploy.
@@ -53,7 +62,7 @@ pub enum ControlError {
     Bucket(BucketError),
     #[error(transparent)]
     Topic(TopicError),
-    /// A schedule that is not there, or of which there are several.
+    /// A schedule that is not there, or of which there are several; or too many runs that wait.
     #[error(transparent)]
     Events(EventsError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
@@ -119,6 +128,7 @@ impl ControlError {
             | Self::NoBlob(_)
             | Self::NoStore { .. }
             | Self::NoTopic(_)
+            | Self::NoRun(..)
             | Self::NoKey(_)
             | Self::NoToken(_) => Code::NotFound,
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
@@ -136,6 +146,7 @@ impl ControlError {
             Self::Topic(error) => codes::of_topic(error),
             Self::Events(EventsError::NoSchedule(..)) => Code::NotFound,
             Self::Events(EventsError::WhichFunction { .. }) => Code::Invalid,
+            Self::Events(EventsError::TooManyRuns(_)) => Code::Overloaded,
             Self::Events(_) => Code::Internal,
             Self::Migration { error, .. } | Self::Sql(error) => codes::of_sql(error),
             Self::Store(error) => codes::of_store(error),

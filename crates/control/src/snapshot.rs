@@ -214,6 +214,7 @@ impl Builder {
                     [] => Arc::clone(&self.no_schedules),
                     schedules => schedules.into(),
                 },
+                asynchronous: function.asynchronous.clone().map(Arc::new),
                 has_routes: !function.routes.is_empty(),
             })
         });

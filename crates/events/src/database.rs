@@ -1,10 +1,13 @@
-//! What the clock has started: when each schedule was due last, and the ticks that are on their way. One small database of the node.
+//! What the clock has started: when each schedule was due last, and the ticks that are on their way. One small database of the node,
+//! which has asynchronous invokes too (`invokes::rows`).
 
 use std::path::Path;
 
 use minnow_model::{AppName, FunctionName, ScheduleName, Tenant};
 use minnow_store::{Database, StoreError, rusqlite};
 use rusqlite::{Connection, Row, params};
+
+use crate::invokes;
 
 /// What [`Database::open`] runs, in order. Entries are appended, never changed.
 const MIGRATIONS: &[&str] = &["
@@ -30,7 +33,7 @@ CREATE TABLE tick (
     asked    INTEGER NOT NULL,
     PRIMARY KEY (tenant, app, function, name, due_ms, asked)
 ) STRICT, WITHOUT ROWID;
-"];
+", invokes::MIGRATION];
 
 /// Which schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +72,7 @@ pub(crate) struct ScheduleRow {
 }
 
 /// The tables, with one method for each question and each change.
-pub(crate) struct Rows(Database);
+pub(crate) struct Rows(pub(crate) Database);
 
 impl Rows {
     /// Opens the database. Blocking.
@@ -189,10 +192,11 @@ impl Rows {
         let (tenant, app) = (tenant.clone(), app.clone());
         self.0
             .write(move |connection| {
-                for sql in [
+                let own = [
                     "DELETE FROM schedule WHERE tenant = ?1 AND app = ?2",
                     "DELETE FROM tick WHERE tenant = ?1 AND app = ?2",
-                ] {
+                ];
+                for sql in own.into_iter().chain(invokes::FORGET) {
                     connection.prepare_cached(sql)?.execute(params![tenant.as_str(), app.as_str()])?;
                 }
                 Ok(())
@@ -202,7 +206,7 @@ impl Rows {
 }
 
 /// Reads a text column as `T`. Only this file writes it, so that another form means damage.
-fn parse<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+pub(crate) fn parse<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -212,7 +216,7 @@ where
     })
 }
 
-fn collect<T>(
+pub(crate) fn collect<T>(
     connection: &Connection,
     sql: &str,
     params: impl rusqlite::Params,

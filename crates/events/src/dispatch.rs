@@ -26,7 +26,7 @@ use crate::{
 
 /// Deliveries of one function and topic at once. With a batch of one and a function that waits 10 ms for something else, 1,600 messages a
 /// second.
-const MAX_BATCHES: usize = 16;
+pub(crate) const MAX_BATCHES: usize = 16;
 
 /// The most data of one delivery, in bytes; one message may have as much alone. Beyond it a larger batch gains nothing.
 pub(crate) const MAX_DELIVERY_BYTES: usize = 1 << 20;
@@ -38,7 +38,7 @@ pub(crate) const EVENTS_BYTES: usize = 64 << 20;
 pub(crate) const PERMIT_BYTES: usize = 1 << 10;
 
 /// How often a task that has something to do looks for a free place: nobody tells it when a request ends.
-const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
 
 /// The shortest time until a message that is due is looked for again: that it was not given has its reason, such as a key.
 const LOOK_FOR_DUE_MS: u64 = 50;

@@ -29,6 +29,7 @@ use crate::{
     database::{Rows, Tick},
     dispatch,
     dispatch::{EVENTS_BYTES, PERMIT_BYTES},
+    invokes::{self, Lane, Lanes, RESULT_KEPT},
     schedules::{self, NextTick, Pending, ScheduleEntry},
     subscriptions::{Follower, Table},
     timer::{Timer, What},
@@ -46,7 +47,7 @@ pub(crate) const SWEEP_MS: u64 = 3600 * 1000;
 
 /// How events are set up.
 pub struct EventsConfig {
-    /// The database of schedules.
+    /// The database of schedules and asynchronous invokes.
     pub database: PathBuf,
     pub clock: Clock,
     /// Functions see `APP.DOMAIN` as their host.
@@ -82,6 +83,8 @@ pub enum EventsError {
     NoSchedule(AppName, ScheduleName),
     #[error("several functions have a schedule `{name}`: {}; say which one with `--function`", list(.functions))]
     WhichFunction { name: ScheduleName, functions: Vec<FunctionName> },
+    #[error("as many asynchronous invokes of {0} wait as may; try again later, or let its functions do them faster")]
+    TooManyRuns(AppName),
 }
 
 fn list(functions: &[FunctionName]) -> String {
@@ -90,7 +93,7 @@ fn list(functions: &[FunctionName]) -> String {
 
 /// Topics to functions, and schedules. One for each node.
 pub struct Events {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<Worker>>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -114,6 +117,8 @@ pub(crate) struct Shared {
     pub(crate) room: Arc<Semaphore>,
     /// When everything has to be over, once the node stops.
     pub(crate) stop: watch::Sender<Option<Instant>>,
+    /// The functions whose asynchronous invokes have something to do.
+    pub(crate) lanes: Lanes,
     /// Ticks that were not done when the node stopped, until their schedule is live.
     pub(crate) pending: Mutex<Pending>,
     /// When the node started, in milliseconds since 1970.
@@ -127,10 +132,11 @@ pub(crate) struct Shared {
     cut: AtomicUsize,
 }
 
-/// What a thread is to do. There are at most as many as followers, and as ticks that may wait.
+/// What a thread is to do. There are at most as many as followers, as ticks that may wait, and as functions.
 pub(crate) enum Job {
     Follower(Arc<Follower>),
     Tick(Arc<ScheduleEntry>, Tick, RequestId),
+    Lane(Lane),
 }
 
 impl Shared {
@@ -170,8 +176,12 @@ impl Shared {
         what: &Happening,
     ) -> Delivered {
         let trace = TraceContext { span_id: rand::random::<u64>().max(1), parent_id: None, flags: 0 };
-        let host = format!("{app}.{}", self.domain);
-        self.runtime.deliver(function, id, trace, &host, what).await
+        self.runtime.deliver(function, id, trace, &self.host(app), what).await
+    }
+
+    /// What functions of the app see as their host.
+    pub(crate) fn host(&self, app: &AppName) -> String {
+        format!("{app}.{}", self.domain)
     }
 
     /// Returns when the node's drain is over; never, while it does not stop.
@@ -208,6 +218,7 @@ impl Shared {
                         tokio::spawn(async move { shared.tend(&topic).await });
                     }
                     What::Schedule(schedule) => ticks.push(schedule),
+                    What::Lane(lane) => self.wake_lane(&lane),
                     What::Sweep => {
                         tokio::spawn(Arc::clone(&self).sweep());
                     }
@@ -239,6 +250,10 @@ impl Shared {
                 }
             }
         }
+        let kept_ms = u64::try_from(RESULT_KEPT.as_millis()).unwrap_or(u64::MAX);
+        if let Err(error) = self.rows.sweep_runs(self.now_ms().saturating_sub(kept_ms)).await {
+            tracing::warn!(%error, "old results of asynchronous invokes stay for another hour");
+        }
         self.timer.set(self.number(), self.now_ms() + SWEEP_MS, What::Sweep);
     }
 }
@@ -260,6 +275,7 @@ impl Events {
         let EventsConfig { database, clock, domain, threads } = config;
         let rows = Rows::open(&database)?;
         let pending = schedules::pending(rows.ticks()?);
+        let lanes = Lanes::new(rows.open_lanes()?);
         let topics = runtime.data().topics.clone();
         let (workers, jobs): (Vec<_>, Vec<_>) = (0..threads.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
         let shared = Arc::new(Shared {
@@ -272,6 +288,7 @@ impl Events {
             table: ArcSwap::default(),
             room: Arc::new(Semaphore::new(EVENTS_BYTES / PERMIT_BYTES)),
             stop: watch::Sender::new(None),
+            lanes,
             pending: Mutex::new(pending),
             started_ms: clock(),
             clock,
@@ -355,7 +372,7 @@ impl Events {
         follower.paused_for(self.shared.now_ms())
     }
 
-    /// Forgets the schedules of a deleted app. Its topics go with its data.
+    /// Forgets the schedules and the asynchronous invokes of a deleted app. Its topics go with its data.
     pub async fn forget_app(&self, tenant: &Tenant, app: &AppName) -> Result<(), EventsError> {
         self.shared.rows.forget_app(tenant, app).await?;
         let mut pending = self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -452,6 +469,7 @@ async fn serve(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
                 Some(Job::Tick(schedule, tick, id)) => {
                     drop(tasks.spawn(schedules::run(Arc::clone(shared), schedule, tick, id)));
                 }
+                Some(Job::Lane(lane)) => drop(tasks.spawn(invokes::run(Arc::clone(shared), lane))),
                 None => break Instant::now(),
             },
         }

@@ -12,7 +12,7 @@ use std::{
 use minnow_model::{
     AppName, FunctionName, ScheduleName, StoreId, StoreName, Subscription, Tenant, TopicRules, deployment::pick,
 };
-use minnow_runtime::{Function, FunctionSpec, LiveApp};
+use minnow_runtime::{Function, FunctionSpec, LiveApp, LiveVersion};
 use minnow_store::{
     TopicError,
     topic::{Consumer, ConsumerOptions, ConsumerSurvey, Ready},
@@ -163,6 +163,8 @@ impl Follower {
 /// A function of a live version, and its newest live version, whose settings count.
 pub(crate) struct Choice {
     pub(crate) picked: Arc<Function>,
+    /// That of `picked`.
+    pub(crate) version: Arc<LiveVersion>,
     pub(crate) newest: Arc<Function>,
 }
 
@@ -174,15 +176,15 @@ pub(crate) fn choose(
     draw: u8,
 ) -> Option<Choice> {
     let of_version = |function: &Arc<Function>| has(function.spec()).then(|| Arc::clone(function));
-    let having: Vec<(u8, Arc<Function>)> = app
+    let having: Vec<(u8, Arc<Function>, &Arc<LiveVersion>)> = app
         .shares
         .iter()
-        .filter_map(|(weight, version)| Some((*weight, version.function(function).and_then(of_version)?)))
+        .filter_map(|(weight, version)| Some((*weight, version.function(function).and_then(of_version)?, version)))
         .collect();
-    let index = pick(having.iter().map(|(weight, _)| *weight), draw);
-    let picked = having.get(index).map(|(_, function)| Arc::clone(function))?;
-    let newest = having.last().map(|(_, function)| Arc::clone(function))?;
-    Some(Choice { picked, newest })
+    let index = pick(having.iter().map(|(weight, ..)| *weight), draw);
+    let (_, picked, version) = having.get(index)?;
+    let (_, newest, _) = having.last()?;
+    Some(Choice { picked: Arc::clone(picked), version: Arc::clone(version), newest: Arc::clone(newest) })
 }
 
 /// How the function follows the topic.
@@ -284,8 +286,11 @@ impl Shared {
         let mut changes = self.live.changes();
         let mut stop = self.stop.subscribe();
         loop {
-            changes.borrow_and_update();
+            let is_live = *changes.borrow_and_update() > 0;
             let fresh = self.refresh().await;
+            if is_live {
+                self.wake_lanes();
+            }
             if !fresh.is_empty() {
                 tokio::spawn(Arc::clone(&self).survey(fresh));
             }

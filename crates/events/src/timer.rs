@@ -11,7 +11,7 @@ use std::{
 use minnow_model::StoreId;
 use tokio::sync::Notify;
 
-use crate::{schedules::ScheduleEntry, subscriptions::Follower};
+use crate::{invokes, schedules::ScheduleEntry, subscriptions::Follower};
 
 /// The longest sleep.
 const LOOK: Duration = Duration::from_secs(60);
@@ -24,6 +24,8 @@ pub(crate) enum What {
     /// A message of the topic that was held back, or copies of dead letters that found no room.
     Topic(StoreId),
     Schedule(Arc<ScheduleEntry>),
+    /// Asynchronous invokes of a function.
+    Lane(invokes::Key),
     /// What is too old is to go.
     Sweep,
 }

@@ -93,6 +93,7 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
                         grants: function.grants.clone(),
                         topics: function.topics.clone(),
                         schedules: function.schedules.clone(),
+                        asynchronous: function.asynchronous.clone(),
                     },
                 );
             }

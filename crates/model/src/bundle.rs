@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AppName, BlobStore, Digest, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, Schedule,
     StoreKind, StoreName, Subscription, Topic,
+    event::Async,
     manifest::{Instances, Sticky},
 };
 
@@ -134,6 +135,8 @@ pub struct BundledFunction {
     /// The topics that it follows.
     pub topics: Vec<Subscription>,
     pub schedules: Vec<Schedule>,
+    /// What happens to its asynchronous invokes, where the manifest says so.
+    pub asynchronous: Option<Async>,
 }
 
 /// One static file of a version.

@@ -43,6 +43,8 @@ instances = "reuse"
 publish = ["orders"]
 topics = ["dead", { name = "orders", batch = 10, wait = "200ms", backoff = "1s..5m", dead_letter = "dead", order_by = "key", types = ["order.*"] }]
 schedules = [{ cron = "*/5 1-3,7 * jan *", timezone = "Europe/Oslo", name = "sweep" }, { cron = "@every 10s", name = "tick" }]
+async = { retries = 2, backoff = "1m..5m", max_age = "6h", on_success = "orders", on_failure = "https://ops.example/hook" }
+egress = ["https://ops.example"]
 [static]
 "/" = "public"
 [kv.sessions]
@@ -289,6 +291,7 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
             grants: function.grants,
             topics: function.topics,
             schedules: function.schedules,
+            asynchronous: function.asynchronous,
         };
         (name, function)
     });

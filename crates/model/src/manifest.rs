@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AppName, BlobStore, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, Schedule,
-    SqlStore, StoreName, Subscription, Topic,
+    SqlStore, StoreName, Subscription, Topic, event::Async,
 };
 
 pub use keys::{KeyDoc, TableDoc, reference, reference_markdown};
@@ -102,6 +102,8 @@ pub struct Function {
     /// The topics that it follows.
     pub topics: Vec<Subscription>,
     pub schedules: Vec<Schedule>,
+    /// `async`: what happens to its asynchronous invokes.
+    pub asynchronous: Option<Async>,
 }
 
 /// A function's code: a file, relative to the manifest.

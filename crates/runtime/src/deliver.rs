@@ -254,7 +254,7 @@ async fn read(outcome: Outcome, function: &Function, run: &Run) -> Delivered {
 }
 
 /// What a run without an answer says about what it was given.
-fn of_problem(code: Code, function: &Function) -> Delivered {
+pub(crate) fn of_problem(code: Code, function: &Function) -> Delivered {
     match code {
         Code::HeldBack => Delivered::NotNow(code, function.held_for()),
         Code::Overloaded
@@ -269,7 +269,7 @@ fn of_problem(code: Code, function: &Function) -> Delivered {
 }
 
 /// The time that a `Retry-After` asks for: seconds, or a date (RFC 9110, 10.2.3). `None` where there is none that can be read.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let after = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -12,7 +12,7 @@ use std::{
 
 use minnow_model::{
     AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Schedule, Subscription,
-    Tenant, Version, manifest::Instances,
+    Tenant, Version, event::Async, manifest::Instances,
 };
 use minnow_telemetry::FunctionMetrics;
 use tokio::sync::Semaphore;
@@ -51,6 +51,8 @@ pub struct FunctionSpec {
     pub subscriptions: Arc<[Subscription]>,
     /// When it runs by the clock; shared likewise.
     pub schedules: Arc<[Schedule]>,
+    /// What happens to its asynchronous invokes, where its manifest says so.
+    pub asynchronous: Option<Arc<Async>>,
     /// Whether requests from outside may reach it: it has a route.
     pub has_routes: bool,
 }
@@ -73,6 +75,7 @@ impl fmt::Debug for FunctionSpec {
             limits,
             subscriptions,
             schedules,
+            asynchronous,
             has_routes,
         } = self;
         f.debug_struct("FunctionSpec")
@@ -90,6 +93,7 @@ impl fmt::Debug for FunctionSpec {
             .field("limits", limits)
             .field("subscriptions", subscriptions)
             .field("schedules", schedules)
+            .field("asynchronous", asynchronous)
             .field("has_routes", has_routes)
             .finish()
     }
@@ -372,6 +376,7 @@ mod tests {
             limits: Limits::default(),
             subscriptions: Arc::default(),
             schedules: Arc::default(),
+            asynchronous: None,
             has_routes: true,
         };
         let printed = format!("{spec:?}");

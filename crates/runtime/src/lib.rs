@@ -2,7 +2,7 @@
 //!
 //! Read [`invocation`] (what goes in and out), [`function`] and [`live`] (what there is to run), `runtime` (the straight line
 //! from a request to its answer), then `wasm` and `js`. `admission`, `memory`, `ticker`, `worker` and `meter` are the limits: who may start, how
-//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; [`deliver`] is how an event becomes a request; [`data`] is the gate before the stores; `compile` makes code
+//! long a guest runs before others do, and what it has used. `response` is what may be answered; `egress` is the way out; [`deliver`] is how an event becomes a request, [`stored`] a request that was taken earlier; [`data`] is the gate before the stores; `compile` makes code
 //! ready to run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -24,6 +24,7 @@ mod memory;
 mod meter;
 pub mod response;
 mod runtime;
+pub mod stored;
 mod ticker;
 mod wasm;
 pub mod worker;

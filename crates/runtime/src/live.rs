@@ -7,7 +7,9 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use minnow_model::{
-    AppName, BundledFile, FunctionName, Origin, StoreName, TopicRules, Version, manifest::Sticky, route::Router,
+    AppName, BundledFile, FunctionName, Origin, StoreName, TopicRules, Version,
+    manifest::Sticky,
+    route::{Found, Router},
 };
 use tokio::sync::watch;
 
@@ -54,6 +56,18 @@ pub struct LiveVersion {
 impl LiveVersion {
     pub fn function(&self, name: &FunctionName) -> Option<&Arc<Function>> {
         self.functions.iter().find(|function| function.spec().function == *name)
+    }
+
+    /// Where the route's wildcard begins, when the path leads to the function of this name: [`crate::Invocation::script_len`].
+    pub fn script_len<B>(&self, request: &http::Request<B>, name: &FunctionName) -> usize {
+        match self.router.find(request.method().as_str(), request.uri().path()) {
+            Found::Function { index, script_len, .. } => {
+                let found = self.functions.get(index);
+                let same = found.is_some_and(|found| found.spec().function == *name);
+                if same { script_len } else { 0 }
+            }
+            _ => 0,
+        }
     }
 }
 

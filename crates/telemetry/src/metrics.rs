@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 
 use self::{events::EventInstruments, exposition::Exposition, instrument::Histogram};
 pub use self::{
-    events::{ScheduleMetrics, SubscriptionMetrics, TopicMetrics},
+    events::{InvokeMetrics, ScheduleMetrics, SubscriptionMetrics, TopicMetrics},
     instrument::{Counter, Gauge, Held},
     tally::Tally,
 };

@@ -283,10 +283,94 @@ pub struct ScheduleRunQuery {
     pub function: Option<FunctionName>,
 }
 
-/// `POST /v1/apps/{app}/schedules/{schedule}/run`: it is under way.
+/// `POST /v1/apps/{app}/schedules/{schedule}/run` and `POST /v1/apps/{app}/functions/{function}/invoke-async`: it is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunStarted {
     /// The id of the invocation, under which its lines are in the log.
     #[schema(value_type = String)]
     pub id: RequestId,
+}
+
+/// How it stands with an asynchronous invoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// For its first try, or its next one.
+    Waiting,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// How it stands with who is to be told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DestinationState {
+    /// It is to be told, perhaps again.
+    Waiting,
+    Told,
+    /// It could not be told, and will not be.
+    GivenUp,
+}
+
+/// `GET /v1/apps/{app}/runs/{id}`: an asynchronous invoke. Its result is kept for 24 hours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunInfo {
+    /// That of its invocations as well, under which their lines are in the log.
+    #[schema(value_type = String)]
+    pub id: RequestId,
+    #[schema(value_type = String)]
+    pub function: FunctionName,
+    pub state: RunState,
+    /// When it was taken, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// Tries that failed, and the one that worked. What the function put off by `retry-after` is not counted.
+    pub tries: u32,
+    /// When it is tried next, in milliseconds since the Unix epoch, while it waits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next_ms: Option<u64>,
+    /// When it ended, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub finished_ms: Option<u64>,
+    /// Why the last try failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub reason: Option<String>,
+    /// The status of the last answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub status: Option<u16>,
+    /// The header fields of the last answer, once it has ended.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[schema(required = false)]
+    pub headers: Vec<(String, String)>,
+    /// Its body likewise, up to 256 KiB, in Base64 (RFC 4648, padded).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub body: Option<String>,
+    /// Whether the body was longer.
+    pub truncated: bool,
+    /// Who is told of it, if somebody is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub destination: Option<RunDestination>,
+}
+
+/// Who is told what became of an asynchronous invoke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunDestination {
+    /// The name of a topic, or a URL.
+    pub to: String,
+    pub state: DestinationState,
+    pub tries: u32,
+    /// When it is told next, in milliseconds since the Unix epoch, while it waits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub next_ms: Option<u64>,
+    /// Why it could not be told the last time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(required = false)]
+    pub reason: Option<String>,
 }

@@ -95,7 +95,10 @@ impl Modify for BearerToken {
 }
 
 fn api() -> OpenApiRouter<Arc<Control>> {
-    let invoke = OpenApiRouter::new().routes(routes!(functions::invoke)).layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
+    let invoke = OpenApiRouter::new()
+        .routes(routes!(functions::invoke))
+        .routes(routes!(functions::invoke_async))
+        .layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
     let kv = OpenApiRouter::new()
         .routes(routes!(stores::kv_get, stores::kv_put, stores::kv_delete))
         .layer(DefaultBodyLimit::max(MAX_STORE_BODY_BYTES));
@@ -119,6 +122,7 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(versions::manifest))
         .routes(routes!(blobs::head, blobs::get, blobs::put))
         .routes(routes!(functions::logs))
+        .routes(routes!(functions::run))
         .routes(routes!(settings::variables, settings::set_variables))
         .routes(routes!(settings::history))
         .routes(routes!(settings::secrets))

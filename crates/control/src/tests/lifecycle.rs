@@ -233,6 +233,7 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         grants: Default::default(),
         topics: Vec::new(),
         schedules: Vec::new(),
+        asynchronous: None,
     };
     let config = minnow_model::BundleConfig {
         app: "hello".parse().unwrap(),

@@ -80,6 +80,7 @@ impl Node {
             grants: Grants { kv: vec![grant.parse().unwrap()], ..Grants::default() },
             topics: Vec::new(),
             schedules: Vec::new(),
+            asynchronous: None,
         };
         let config = BundleConfig {
             app: app.parse().unwrap(),

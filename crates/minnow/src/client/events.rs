@@ -1,11 +1,11 @@
-//! The calls about topics and schedules.
+//! The calls about topics, schedules and asynchronous invokes.
 
 use minnow_control::api_types::{
-    DeadCount, DeadLetterDetail, DeadLetters, DeadOf, DeadQuery, EventsSent, MessagesQuery, PublishQuery,
-    ReplayRequest, RunStarted, ScheduleList, ScheduleRunQuery, TopicInfo, TopicList,
+    DeadCount, DeadLetterDetail, DeadLetters, DeadOf, DeadQuery, EventsSent, InvokeRequest, MessagesQuery,
+    PublishQuery, ReplayRequest, RunInfo, RunStarted, ScheduleList, ScheduleRunQuery, TopicInfo, TopicList,
 };
 use minnow_model::{
-    AppName, FunctionName, ScheduleName,
+    AppName, FunctionName, RequestId, ScheduleName,
     event::{MAX_ATTRIBUTES_BYTES, MAX_DATA_BYTES},
 };
 use reqwest::{Method, Response, header::CONTENT_TYPE};
@@ -123,6 +123,20 @@ impl Client {
     ) -> Result<RunStarted, ApiError> {
         let request = self.request(Method::POST, &["apps", app.as_str(), "schedules", schedule.as_str(), "run"])?;
         self.read(self.send(request.timeout(self.call_timeout).query(&ScheduleRunQuery { function })).await?).await
+    }
+
+    pub async fn invoke_async(
+        &self,
+        app: &AppName,
+        function: &FunctionName,
+        invoke: &InvokeRequest,
+    ) -> Result<RunStarted, ApiError> {
+        let path = ["apps", app.as_str(), "functions", function.as_str(), "invoke-async"];
+        self.read(self.send(self.request(Method::POST, &path)?.timeout(self.call_timeout).json(invoke)).await?).await
+    }
+
+    pub async fn async_run(&self, app: &AppName, id: RequestId) -> Result<RunInfo, ApiError> {
+        self.call(Method::GET, &["apps", app.as_str(), "runs", &id.to_string()]).await
     }
 
     fn on_dead(&self, method: Method, topic: &StorePath, what: &[&str]) -> Result<reqwest::RequestBuilder, ApiError> {

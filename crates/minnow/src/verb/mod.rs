@@ -21,6 +21,7 @@ pub mod node;
 pub mod publish;
 pub mod restore;
 pub mod rollback;
+pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod setup;

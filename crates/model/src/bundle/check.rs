@@ -187,6 +187,7 @@ mod tests {
             grants: Grants::default(),
             topics: Vec::new(),
             schedules: Vec::new(),
+            asynchronous: None,
         }
     }
 

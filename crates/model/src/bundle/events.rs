@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::{BundleConfig, BundledFunction};
 use crate::{
     FunctionName,
-    event::{MAX_APP_SCHEDULES, MAX_SCHEDULES, MAX_SUBSCRIPTIONS, Subscription, dead_letter_circle},
+    event::{
+        Async, Destination, MAX_APP_SCHEDULES, MAX_SCHEDULES, MAX_SUBSCRIPTIONS, Subscription, dead_letter_circle,
+    },
     manifest::{MAX_FUNCTIONS, MAX_STORES},
 };
 
@@ -56,10 +58,33 @@ impl BundleConfig {
                 refuse(format!("`topics`: `{topic}`: {mistake}"));
             }
         }
+        if let Some(asynchronous) = &function.asynchronous {
+            self.check_async(function, asynchronous, &mut refuse);
+        }
         let mut known = BTreeSet::new();
         for schedule in &function.schedules {
             if !known.insert(&schedule.name) {
                 refuse(format!("`schedules`: `{}` stands twice", schedule.name));
+            }
+        }
+    }
+}
+
+impl BundleConfig {
+    /// What is wrong with how a function is invoked asynchronously.
+    fn check_async(&self, function: &BundledFunction, asynchronous: &Async, refuse: &mut impl FnMut(String)) {
+        if let Some(mistake) = asynchronous.mistake() {
+            refuse(format!("`async`: {mistake}"));
+        }
+        for (key, destination) in asynchronous.destinations() {
+            match destination {
+                Destination::Topic(topic) if !self.topics.contains_key(topic) => {
+                    refuse(format!("`async`: `{key}`: the app has no topic `{topic}`"));
+                }
+                Destination::Url(url) if !url.is_allowed(&function.egress) => {
+                    refuse(format!("`async`: `{key}`: the function's `egress` does not allow `{}`", url.rule()));
+                }
+                Destination::Topic(_) | Destination::Url(_) => {}
             }
         }
     }
@@ -106,12 +131,17 @@ mod tests {
             code: BundledCode::Wasm(Digest::of(b"code")),
             routes: Vec::new(),
             env: BTreeMap::new(),
-            egress: Vec::new(),
+            egress: vec!["https://ops.example".parse().unwrap()],
             instances: Instances::Fresh,
             limits: Limits::default(),
             grants: Grants { publish: vec!["orders".parse().unwrap()], ..Grants::default() },
             topics: vec![Subscription::of(name("audit")), orders],
             schedules: vec![schedule("sweep"), party],
+            asynchronous: Some(Async {
+                on_success: Some("orders".parse().unwrap()),
+                on_failure: Some("https://ops.example/hook".parse().unwrap()),
+                ..Async::default()
+            }),
         };
         let full = Topic { max_messages: Some(1_000_000), when_full: WhenFull::DropOldest, ..Topic::default() };
         BundleConfig {
@@ -141,7 +171,9 @@ mod tests {
         let json = serde_json::to_string_pretty(&config).unwrap();
         assert_eq!(serde_json::from_str::<BundleConfig>(&json).unwrap(), config);
         insta::assert_snapshot!(json);
-        for pointer in ["/topics/orders", "/functions/worker/topics/0", "/functions/worker/schedules/0"] {
+        for pointer in
+            ["/topics/orders", "/functions/worker/topics/0", "/functions/worker/schedules/0", "/functions/worker/async"]
+        {
             let mut bad = serde_json::to_value(&config).unwrap();
             bad.pointer_mut(pointer).unwrap()["extra"] = 1.into();
             assert!(serde_json::from_value::<BundleConfig>(bad).is_err(), "{pointer}");
@@ -189,6 +221,15 @@ mod tests {
                 "function `worker`: has 101 schedules, the most is 100",
             ),
             (|_, worker| worker.schedules.push(schedule("sweep")), "`schedules`: `sweep` stands twice"),
+            (
+                |_, worker| worker.egress.clear(),
+                "`async`: `on_failure`: the function's `egress` does not allow `https://ops.example`",
+            ),
+            (
+                |_, worker| worker.asynchronous.as_mut().unwrap().on_success = Some("other".parse().unwrap()),
+                "`async`: `on_success`: the app has no topic `other`",
+            ),
+            (|_, worker| worker.asynchronous.as_mut().unwrap().retries = 1001, "`async`: `retries` is 1001"),
             (
                 |_, worker| worker.topics[0].dead_letter = Some("audit".parse().unwrap()),
                 "dead letters go in a circle: `audit`",
@@ -246,8 +287,12 @@ mod tests {
             assert!(messages.len() == 1 && messages[0].contains(expected), "expected {expected}\ngot {messages:#?}");
         }
         let mut quiet = config();
-        quiet.functions.values_mut().for_each(|function| function.schedules.clear());
-        assert!(!serde_json::to_string(&quiet).unwrap().contains("schedules"));
+        quiet.functions.values_mut().for_each(|function| {
+            function.schedules.clear();
+            function.asynchronous = None;
+        });
+        let quiet = serde_json::to_string(&quiet).unwrap();
+        assert!(!quiet.contains("schedules") && !quiet.contains("async"));
         assert_eq!((schedule("a").overlap, schedule("a").missed), (Overlap::Skip, Missed::Once));
     }
 }

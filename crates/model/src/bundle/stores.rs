@@ -240,6 +240,7 @@ mod tests {
             },
             topics: Vec::new(),
             schedules: Vec::new(),
+            asynchronous: None,
         };
         let share = names(&["blog", "wiki"]);
         let migrations = vec![migration("0001_a.sql"), migration("0002_b.sql")];

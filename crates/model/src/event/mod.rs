@@ -1,8 +1,9 @@
 //! Events: what a message is, what a topic holds, who follows it, and when the clock starts a function.
 //!
 //! A message is a CloudEvent 1.0 (<https://github.com/cloudevents/spec>). Read in this order: [`Event`] and its forms in HTTP and
-//! JSON (`cloud.rs`), [`Topic`] and [`Subscription`], [`Backoff`], [`Schedule`].
+//! JSON (`cloud.rs`), [`Topic`] and [`Subscription`], [`Backoff`], [`Schedule`], [`Async`].
 
+mod asynchronous;
 mod cloud;
 mod retry;
 mod schedule;
@@ -13,6 +14,10 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use asynchronous::{
+    Async, DEFAULT_ASYNC_BACKOFF, DEFAULT_ASYNC_RETRIES, DEFAULT_MAX_AGE, Destination, DestinationError,
+    DestinationUrl, MAX_AGE, MAX_URL_BYTES,
+};
 pub use cloud::{BATCH_TYPE, Draft, EVENT_TYPE, read_http, write_batch};
 pub use retry::{BACKOFF, Backoff};
 pub use schedule::{

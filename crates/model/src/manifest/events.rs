@@ -1,4 +1,4 @@
-//! Topics, what follows them, and schedules.
+//! Topics, what follows them, schedules, and asynchronous invokes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,11 +11,12 @@ use super::{
     stores::Stores,
 };
 use crate::{
-    FunctionName, ScheduleName, StoreKind, StoreName, Subscription, Topic,
+    EgressRule, FunctionName, ScheduleName, StoreKind, StoreName, Subscription, Topic,
     event::{
-        AttributeName, BACKOFF, Backoff, EventError, From, MAX_APP_SCHEDULES, MAX_BATCH, MAX_PATTERNS, MAX_RETRIES,
-        MAX_SCHEDULES, MAX_SUBSCRIPTIONS, MAX_WAIT, Missed, Overlap, Pattern, PatternError, RETENTION, Schedule,
-        ScheduleError, TOPIC_MESSAGES, When, WhenFull, dead_letter_circle,
+        Async, AttributeName, BACKOFF, Backoff, Destination, DestinationError, DestinationUrl, EventError, From,
+        MAX_AGE, MAX_APP_SCHEDULES, MAX_BATCH, MAX_PATTERNS, MAX_RETRIES, MAX_SCHEDULES, MAX_SUBSCRIPTIONS, MAX_WAIT,
+        Missed, Overlap, Pattern, PatternError, RETENTION, Schedule, ScheduleError, TOPIC_MESSAGES, When, WhenFull,
+        dead_letter_circle,
     },
     grant::STORE_BYTES,
     name::{NameError, remedy_for_name},
@@ -273,6 +274,52 @@ impl Reader {
 
     fn due(&mut self, span: Span, when: Result<When, ScheduleError>) -> Option<When> {
         when.map_err(|error| self.refuse(span, error.reason, error.remedy)).ok()
+    }
+
+    /// What happens to the asynchronous invokes of a function.
+    pub(super) fn asynchronous(
+        &mut self,
+        fields: Fields<'_, '_>,
+        egress: &[EgressRule],
+        stores: &Stores<'_>,
+    ) -> Option<Async> {
+        let field = fields.get("async")?;
+        let fields = self.table(field, &keys::ASYNC)?;
+        let retries = fields.get("retries").and_then(|field| self.number(field, 0, MAX_RETRIES));
+        let backoff = fields.get("backoff").and_then(|field| self.backoff(field));
+        let max_age = fields.get("max_age").and_then(|field| self.time(field, *MAX_AGE.start(), *MAX_AGE.end()));
+        let [on_success, on_failure] = ["on_success", "on_failure"]
+            .map(|key| fields.get(key).and_then(|field| self.destination(field, egress, stores)));
+        let default = Async::default();
+        Some(Async {
+            retries: retries.unwrap_or(default.retries),
+            backoff: backoff.unwrap_or(default.backoff),
+            max_age: max_age.unwrap_or(default.max_age),
+            on_success,
+            on_failure,
+        })
+    }
+
+    /// A topic of the app, or a URL that the function may call.
+    fn destination(&mut self, field: Field<'_, '_>, egress: &[EgressRule], stores: &Stores<'_>) -> Option<Destination> {
+        let (text, span) = (self.string(field)?, field.value.span);
+        if !text.contains("://") {
+            return self.topic_name(text, span, stores).map(Destination::Topic);
+        }
+        match text.parse::<DestinationUrl>() {
+            Ok(url) if url.is_allowed(egress) => Some(Destination::Url(url)),
+            Ok(url) => {
+                let rule = url.rule();
+                let message = format!("the function's `egress` does not allow `{rule}`");
+                self.refuse(span, message, format!("add it: `egress = [\"{rule}\"]`"));
+                None
+            }
+            Err(error) => {
+                let error: DestinationError = error;
+                self.refuse(span, error.reason, error.remedy);
+                None
+            }
+        }
     }
 
     /// What holds for the events of all functions together.

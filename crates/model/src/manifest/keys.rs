@@ -289,6 +289,14 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             example: r#"schedules = [{ cron = "0 3 * * *", name = "nightly" }]"#,
         },
         KeyDoc {
+            key: "async",
+            kind: "table",
+            default: Some("none"),
+            meaning: "What happens to invokes that nobody waits for: a table with the keys below. Without it the function can be \
+                      invoked so all the same, with the defaults and without destinations.",
+            example: r#"async = { retries = 2, on_failure = "orders" }"#,
+        },
+        KeyDoc {
             key: "instances",
             kind: "`fresh` or `reuse`",
             default: Some(r#""fresh""#),
@@ -609,12 +617,55 @@ pub(super) static SCHEDULE: TableDoc = TableDoc {
     ],
 };
 
+pub(super) static ASYNC: TableDoc = TableDoc {
+    header: "async",
+    meaning: "What happens to the asynchronous invokes of a function. One has failed when its answer is not 2xx, or there is none.",
+    keys: &[
+        KeyDoc {
+            key: "retries",
+            kind: "number",
+            default: Some("2"),
+            meaning: "How often an invoke that failed is tried again, 0 to 1000.",
+            example: "async = { retries = 2 }",
+        },
+        KeyDoc {
+            key: "backoff",
+            kind: "string",
+            default: Some(r#""1m..5m""#),
+            meaning: "The waits between tries, as for `topics`: the first one, then twice as long each time, up to the second one.",
+            example: r#"async = { backoff = "1m..5m" }"#,
+        },
+        KeyDoc {
+            key: "max_age",
+            kind: "time",
+            default: Some(r#""6h""#),
+            meaning: "How old an invoke may become, from 1 s to 7 days. One that could be tried only later has failed.",
+            example: r#"async = { max_age = "6h" }"#,
+        },
+        KeyDoc {
+            key: "on_success",
+            kind: "string",
+            default: Some("none"),
+            meaning: "Who gets an event of type `minnow.invoke.succeeded` for an invoke that worked: a topic of the app by its \
+                      name, which needs no grant, or a URL that the function's `egress` allows.",
+            example: r#"async = { on_success = "orders" }"#,
+        },
+        KeyDoc {
+            key: "on_failure",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The same for an invoke that never worked, with the type `minnow.invoke.failed`.",
+            example: r#"async = { on_failure = "orders" }"#,
+        },
+    ],
+};
+
 pub(super) static LOCK: TableDoc =
     TableDoc { header: "[lock]", meaning: "The app has locks. The table is empty.", keys: &[] };
 
 /// Every table of the manifest, in the order of the reference.
-pub fn reference() -> [&'static TableDoc; 12] {
-    [&APP, &STICKY, &FUNCTION, &SUBSCRIPTION, &SCHEDULE, &LIMITS, &KV, &SQL, &BLOB, &FILES, &TOPIC, &LOCK]
+pub fn reference() -> [&'static TableDoc; 13] {
+    [&APP, &STICKY, &FUNCTION, &SUBSCRIPTION, &SCHEDULE, &ASYNC, &LIMITS, &KV, &SQL, &BLOB, &FILES, &TOPIC, &LOCK]
 }
 
 /// A manifest that has every key.
@@ -659,6 +710,8 @@ schedules = [
     { cron = "*/5 * * * *", timezone = "Europe/Oslo", name = "sweep", overlap = "skip", missed = "once" },
     { at = "2026-12-24T18:00:00+01:00", name = "party" },
 ]
+egress = ["https://ops.example"]
+async = { retries = 2, backoff = "1m..5m", max_age = "6h", on_success = "audit", on_failure = "https://ops.example/hook" }
 
 [static]
 "/" = "public"
@@ -740,7 +793,7 @@ mod tests {
             "" if doc.key == "functions" && line.starts_with('[') => format!("{top}{line}\nwasm = \"api.wasm\"\n"),
             "" if doc.key == "functions" => format!("{top}{line}\n"),
             "" | "sticky" => format!("{top}{line}\n{function}"),
-            "topics" | "schedules" => {
+            "topics" | "schedules" | "async" => {
                 let topics = "[topic.orders]\n[topic.orders-dead]\n[topic.audit]\n";
                 format!("{top}{function}{line}\n{topics}")
             }
@@ -783,6 +836,7 @@ mod tests {
                         "timezone" => "schedules = [{ cron = \"@daily\", timezone = 1.5 }]".to_owned(),
                         key => format!("schedules = [{{ {key} = 1.5 }}]"),
                     },
+                    "async" => format!("async = {{ {} = 1.5 }}", doc.key),
                     _ => format!("{} = 1.5", doc.key),
                 };
                 let source = manifest_with(table, doc, &line);

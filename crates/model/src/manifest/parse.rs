@@ -346,6 +346,7 @@ impl Reader {
         let grants = self.grants((name, at.name), is_js, fields, stores);
         let topics = self.subscriptions(fields, stores);
         let schedules = self.schedules(fields);
+        let asynchronous = self.asynchronous(fields, &egress, stores);
         Some(Function {
             code: code?,
             build,
@@ -358,6 +359,7 @@ impl Reader {
             grants,
             topics,
             schedules,
+            asynchronous,
         })
     }
 

@@ -60,6 +60,7 @@ secrets = ["STRIPE_KEY"]
 publish = ["orders"]
 topics = ["audit", { name = "orders", batch = 10, wait = "200ms", retries = 3, backoff = "2s", dead_letter = "dead", order_by = "key", types = ["order.*"], subjects = ["eu/*"], from = "start" }]
 schedules = [{ cron = " 0  3 * * mon ", timezone = "europe/oslo", name = "weekly", overlap = "queue", missed = "skip" }, { at = "2026-12-24T18:00:00+01:00", name = "party" }]
+async = { retries = 0, backoff = "2s", max_age = "1h", on_success = "dead", on_failure = "https://api.example.com/hook" }
 [functions.web]
 js = "src/web.tsx"
 [static]
@@ -233,6 +234,7 @@ fn every_mistake_of_events_is_told_with_line_column_and_remedy() {
     let mut wrong = Vec::new();
     let order = |keys: &str| with_topics(&format!("topics = [{{ name = \"orders\", {keys} }}]"));
     let schedule = |keys: &str| with_topics(&format!("schedules = [{{ {keys} }}]"));
+    let asynchronous = |keys: &str| with_topics(&format!("async = {{ {keys} }}"));
     let many = |count: usize, entry: &str| {
         (0..count).map(|n| entry.replace("{n}", &n.to_string())).collect::<Vec<_>>().join(", ")
     };
@@ -369,6 +371,17 @@ fn every_mistake_of_events_is_told_with_line_column_and_remedy() {
         ),
         (with_topics(&format!("topics = [{}]", many(101, "\"orders\""))), "`topics` has 101 entries, the most is 100"),
         (format!("name = \"a\"\n{functions}"), "the app has more than 1000 schedules, which is the most"),
+        (with_topics("async = true"), "4:9: `async` is true or false, not a table"),
+        (asynchronous("max_tries = 2"), "unknown key `max_tries` in `async`"),
+        (asynchronous("retries = 1001"), "`retries` is 1001, out of range; choose a value from 0 to 1000"),
+        (asynchronous("backoff = \"1ms\""), "`backoff` is 1ms, out of range; choose times from 100ms to 1day"),
+        (asynchronous("max_age = \"8days\""), "`max_age` is 8days, out of range; choose a value from 1s to 7days"),
+        (asynchronous("on_success = \"order\""), "4:25: the app has no topic `order`; did you mean `orders`?"),
+        (
+            asynchronous("on_failure = \"https://ops.example/hook?a\""),
+            "4:25: the function's `egress` does not allow `https://ops.example`; add it: `egress = [\"https://ops.example\"]`",
+        ),
+        (asynchronous("on_failure = \"ftp://ops.example\""), "`ftp` is not a scheme that functions can call"),
         (
             with_tables(&(0..101).map(|n| format!("[topic.t{n}]\n")).collect::<String>()),
             "`topic` has 101 entries, the most is 100",

@@ -522,6 +522,7 @@ mod tests {
             limits: Default::default(),
             subscriptions: Arc::default(),
             schedules: Arc::default(),
+            asynchronous: None,
             has_routes: true,
         };
         Function::new(&Runtime::new(config, logs, Metrics::new("test")).unwrap(), spec)

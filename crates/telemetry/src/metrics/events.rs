@@ -34,6 +34,7 @@ pub(super) struct EventInstruments {
     topics: Keyed<StoreName, TopicMetrics>,
     subscriptions: Keyed<(StoreName, FunctionName), SubscriptionMetrics>,
     schedules: Keyed<FunctionName, ScheduleMetrics>,
+    invokes: Keyed<FunctionName, InvokeMetrics>,
 }
 
 /// What is published to a topic, in messages.
@@ -125,6 +126,19 @@ impl ScheduleMetrics {
     }
 }
 
+/// The asynchronous invokes of a function.
+#[derive(Debug, Default)]
+pub struct InvokeMetrics {
+    /// Invokes that were taken, that were refused because too many wait, that worked, that are tried again after a failure, that never
+    /// worked, and those of which a destination was never told.
+    pub taken: Counter,
+    pub refused: Counter,
+    pub succeeded: Counter,
+    pub retry: Counter,
+    pub failed: Counter,
+    pub untold: Counter,
+}
+
 fn of<K: Ord, M: Default>(keyed: &Keyed<K, M>, key: (Tenant, AppName, K)) -> Arc<M> {
     if let Some(found) = keyed.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return Arc::clone(found);
@@ -158,6 +172,11 @@ impl Metrics {
     pub fn schedules(&self, tenant: &Tenant, app: &AppName, function: &FunctionName) -> Arc<ScheduleMetrics> {
         of(&self.instruments.events.schedules, (tenant.clone(), app.clone(), function.clone()))
     }
+
+    /// The instruments of a function's asynchronous invokes, likewise.
+    pub fn async_invokes(&self, tenant: &Tenant, app: &AppName, function: &FunctionName) -> Arc<InvokeMetrics> {
+        of(&self.instruments.events.invokes, (tenant.clone(), app.clone(), function.clone()))
+    }
 }
 
 impl EventInstruments {
@@ -166,12 +185,14 @@ impl EventInstruments {
         forget(&self.topics, tenant, app);
         forget(&self.subscriptions, tenant, app);
         forget(&self.schedules, tenant, app);
+        forget(&self.invokes, tenant, app);
     }
 
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         encode_topics(encoder, &shown(&self.topics))?;
         encode_subscriptions(encoder, &shown(&self.subscriptions))?;
-        encode_schedules(encoder, &shown(&self.schedules))
+        encode_schedules(encoder, &shown(&self.schedules))?;
+        encode_invokes(encoder, &shown(&self.invokes))
     }
 }
 
@@ -320,6 +341,26 @@ fn encode_schedules(
     delays(encoder, name, each().map(|(labels, metrics)| (labels, &metrics.delay)))
 }
 
+fn encode_invokes(encoder: &mut DescriptorEncoder<'_>, invokes: &Shown<FunctionName, InvokeMetrics>) -> fmt::Result {
+    if invokes.is_empty() {
+        return Ok(());
+    }
+    let name = ("minnow_async_invokes", "Asynchronous invokes, by what became of them");
+    let counted = invokes.iter().map(|((tenant, app, function), metrics)| {
+        let InvokeMetrics { taken, refused, succeeded, retry, failed, untold } = &**metrics;
+        let counts = vec![
+            ("taken", taken.get()),
+            ("refused", refused.get()),
+            ("succeeded", succeeded.get()),
+            ("retry", retry.get()),
+            ("failed", failed.get()),
+            ("untold", untold.get()),
+        ];
+        (labels(tenant, app, [("function", function.as_str())]), counts)
+    });
+    outcomes(encoder, name, counted)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -343,6 +384,7 @@ mod tests {
         let schedules = metrics.schedules(&tenant, &app, &function);
         schedules.run.add(1);
         schedules.started_after(Duration::from_millis(3));
+        metrics.async_invokes(&tenant, &app, &function).retry.add(2);
         let text = metrics.encode();
         for line in [
             r#"minnow_topic_published_total{app="shop",topic="orders",outcome="taken"} 3"#,
@@ -354,6 +396,7 @@ mod tests {
             r#"minnow_delivery_delay_seconds_count{app="shop",topic="orders",function="fulfil"} 1"#,
             r#"minnow_schedule_ticks_total{app="shop",function="fulfil",outcome="run"} 1"#,
             r#"minnow_schedule_delay_seconds_count{app="shop",function="fulfil"} 1"#,
+            r#"minnow_async_invokes_total{app="shop",function="fulfil",outcome="retry"} 2"#,
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");
         }
