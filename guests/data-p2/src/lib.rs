@@ -5,6 +5,7 @@
 mod answer;
 mod blob;
 mod blobstore;
+mod events;
 mod keyvalue;
 mod locks;
 #[path = "../../lab-p2/src/request.rs"]
@@ -31,6 +32,7 @@ const PATHS: &str = "\
 /wasi/draft/CALL /wasi/2024-09-01/CALL   ?store=S&key=K
 /lock?name=N&lease=MS&wait=MS&hold=MS&end=release|drop|trap|loop|forget|keep
 /topic?topic=T&key=K&id=I&type=T&subject=S&attribute=NAME=VALUE&content-type=T&delay=MS&n=N
+/events/sends?n=N&own-ids=0|1 /events/send-time ?topic=T   /events/taken
 /config?name=N
 ";
 
@@ -50,6 +52,15 @@ impl Guest for Data {
             ("/lock", _) => locks::hold(&query),
             ("/topic", _) => topic::send(&query, &body(&request)),
             ("/config", _) => Ok(json!({ "value": config::get(query.text("name", "")), "all": config::all() })),
+            (_, (".minnow", what)) => match events::take(what, &request) {
+                Ok(done) => Ok(done),
+                // A failure, so that the event comes again.
+                Err(error) => {
+                    println!("the event is not taken: {error}");
+                    return answer::with_status(out, 500);
+                }
+            },
+            (_, ("events", what)) => events::call(what, &query, &body(&request)),
             (_, ("kv", what)) => keyvalue::call(what, &query, &body(&request)),
             (_, ("sql", what)) => sql::call(what, &query, &body(&request)),
             (_, ("blob", what)) => blob::call(what, &query, &body(&request)),

@@ -61,8 +61,13 @@ impl Client {
 
     /// `POST path` with a text as its body.
     pub(crate) fn post(&mut self, host: &str, path: &str, body: &str) -> Result<Answer> {
+        self.post_with(host, path, "", body)
+    }
+
+    /// [`Client::post`] with `headers` as lines that each end in `\r\n`.
+    pub(crate) fn post_with(&mut self, host: &str, path: &str, headers: &str, body: &str) -> Result<Answer> {
         let length = body.len();
-        self.send(&format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}"))
+        self.send(&format!("POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n{body}"))
     }
 
     fn send(&mut self, request: &str) -> Result<Answer> {

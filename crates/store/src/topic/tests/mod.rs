@@ -1,8 +1,9 @@
-//! [`contract`] is what any backend has to keep; [`embedded`] and [`crash`] are about the files of this one.
+//! [`contract`] is what any backend has to keep; [`embedded`], [`crash`] and [`waiting`] are about the files of this one.
 
 mod contract;
 mod crash;
 mod embedded;
+mod waiting;
 mod window;
 
 use std::{
