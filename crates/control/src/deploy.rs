@@ -75,7 +75,10 @@ impl Control {
         let prepare = self.prepare_new(app, row.map(|row| row.config));
         // What goes live follows its topics before it does: nothing that is published from then on is missed.
         let planned = self.registry.plan_deploy(tenant, app, Some(version.clone()), weight).await?;
-        self.prepare_events(tenant, app, &planned.rows).await?;
+        if let Err(error) = self.prepare_events(tenant, app, &planned.rows).await {
+            self.restore_events(tenant, app).await;
+            return Err(error);
+        }
         let deployed = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await;
         if deployed.is_err() {
             self.restore_events(tenant, app).await;
@@ -114,7 +117,10 @@ impl Control {
             let _changes = control.changes.lock().await;
             let now_ms = control.config.clock.now_ms();
             let planned = control.registry.plan_rollback(&tenant, &app).await?;
-            control.prepare_events(&tenant, &app, &planned).await?;
+            if let Err(error) = control.prepare_events(&tenant, &app, &planned).await {
+                control.restore_events(&tenant, &app).await;
+                return Err(error);
+            }
             let rolled_back = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await;
             if rolled_back.is_err() {
                 control.restore_events(&tenant, &app).await;

@@ -146,7 +146,7 @@ impl ControlError {
             Self::Topic(error) => codes::of_topic(error),
             Self::Events(EventsError::NoSchedule(..)) => Code::NotFound,
             Self::Events(EventsError::WhichFunction { .. }) => Code::Invalid,
-            Self::Events(EventsError::TooManyRuns(_)) => Code::Overloaded,
+            Self::Events(EventsError::TooManyRuns(_) | EventsError::TooManyAsked(_)) => Code::Overloaded,
             Self::Events(_) => Code::Internal,
             Self::Migration { error, .. } | Self::Sql(error) => codes::of_sql(error),
             Self::Store(error) => codes::of_store(error),

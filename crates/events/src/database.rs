@@ -158,7 +158,8 @@ impl Rows {
                     let key = [tenant.as_str(), app.as_str(), function.as_str(), name.as_str()];
                     let [tenant, app, function, name] = key;
                     if !asked {
-                        let sql = "UPDATE schedule SET last_ms = max(coalesce(last_ms, 0), ?5) \
+                        // A time far ahead is of a clock that was wrong.
+                        let sql = "UPDATE schedule SET last_ms = CASE WHEN last_ms BETWEEN ?5 AND ?5 + 86400000 THEN last_ms ELSE ?5 END \
                                    WHERE tenant = ?1 AND app = ?2 AND function = ?3 AND name = ?4";
                         connection.prepare_cached(sql)?.execute(params![tenant, app, function, name, due_ms])?;
                     }

@@ -14,12 +14,13 @@ use minnow_store::{
     TopicError,
     topic::{Consumer, ConsumerOptions, Delivery, Settled},
 };
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use crate::{
     events::Shared,
     outcome::judge,
     pause::Pause,
+    room::Held,
     subscriptions::{Follower, Kept, choose, subscription},
     timer::What,
 };
@@ -30,12 +31,6 @@ pub(crate) const MAX_BATCHES: usize = 16;
 
 /// The most data of one delivery, in bytes; one message may have as much alone. Beyond it a larger batch gains nothing.
 pub(crate) const MAX_DELIVERY_BYTES: usize = 1 << 20;
-
-/// The data of all messages that are delivered at one time, in bytes.
-pub(crate) const EVENTS_BYTES: usize = 64 << 20;
-
-/// How much one permit of the semaphore for [`EVENTS_BYTES`] is.
-pub(crate) const PERMIT_BYTES: usize = 1 << 10;
 
 /// How often a task that has something to do looks for a free place: nobody tells it when a request ends.
 pub(crate) const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
@@ -158,7 +153,10 @@ impl Task<'_> {
                     // Before the state: who follows the topic next waits for this consumer's end.
                     self.kept = Kept::default();
                     self.go_on();
-                    self.caught_up();
+                    // Where there is another one for the function, the figures are its.
+                    if !self.follower.is_retired() {
+                        self.caught_up();
+                    }
                     if self.follower.rest() {
                         return;
                     }
@@ -175,6 +173,9 @@ impl Task<'_> {
     /// Begins one more delivery, if that can be.
     async fn step(&mut self) -> Step {
         let topic = &self.follower.topic;
+        if self.follower.is_retired() {
+            return Step::Gone;
+        }
         let Some(app) = self.shared.app(&topic.tenant, &topic.app) else { return Step::Gone };
         let draw = rand::random_range(0..100);
         let follows = |spec: &minnow_runtime::FunctionSpec| subscription(spec, &topic.name).is_some();
@@ -196,11 +197,7 @@ impl Task<'_> {
             return Step::Wait(None);
         }
         if !self.shared.runtime.has_place_for_delivery(&choice.picked) {
-            if self.under_way.is_empty() {
-                self.pause(Code::Overloaded, None);
-                return Step::Again;
-            }
-            return Step::Wait(Some(now + LOOK_FOR_PLACE));
+            return self.no_room(now);
         }
         match self.ready(newest).await {
             Ok(true) => {}
@@ -208,7 +205,9 @@ impl Task<'_> {
             Ok(false) => return Step::Wait(None),
             Err(error) => return self.trouble(&error),
         }
-        let Some(permit) = self.room() else { return Step::Wait(Some(now + LOOK_FOR_PLACE)) };
+        let Some(mut room) = self.shared.room.take(&topic.tenant, &topic.app, MAX_DELIVERY_BYTES) else {
+            return self.no_room(now);
+        };
         let most = usize::try_from(own.batch).unwrap_or(1);
         let half = usize::try_from(choice.picked.spec().limits.request_body_bytes / 2).unwrap_or(MAX_DELIVERY_BYTES);
         let most_bytes = half.clamp(1, MAX_DELIVERY_BYTES);
@@ -224,8 +223,11 @@ impl Task<'_> {
             return Step::Wait(due_ms.map(|due_ms| self.instant(due_ms)));
         };
         let waits = !own.wait.is_zero() && !first.alone;
-        let deliveries = if waits { self.gather(deliveries, &choice, own, most_bytes).await } else { deliveries };
-        self.begin(deliveries, choice.picked, choice.newest, Some(permit));
+        // Only what is held, for as long as more is waited for.
+        room.shrink(size(&deliveries));
+        let deliveries =
+            if waits { self.gather(deliveries, &mut room, &choice, own, most_bytes).await } else { deliveries };
+        self.begin(deliveries, choice.picked, choice.newest, room);
         Step::Again
     }
 
@@ -276,16 +278,21 @@ impl Task<'_> {
         Ok(true)
     }
 
-    /// Room for the data of one delivery; `None` while there is none, or the node stops.
-    fn room(&self) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(MAX_DELIVERY_BYTES / PERMIT_BYTES).unwrap_or(1);
-        Arc::clone(&self.shared.room).try_acquire_many_owned(permits).ok()
+    /// There is no place or no room for one more delivery. Without any under way that is a pause, which people are shown.
+    fn no_room(&mut self, now: Instant) -> Step {
+        if self.under_way.is_empty() {
+            self.pause(Code::Overloaded, None);
+            return Step::Again;
+        }
+        Step::Wait(Some(now + LOOK_FOR_PLACE))
     }
 
-    /// Waits for more messages, as long as the subscription says from when the first one came.
+    /// Waits for more messages, as long as the subscription says from when the first one came; no longer where there is no room for
+    /// more, or no place to deliver what comes beside them.
     async fn gather(
         &mut self,
         mut deliveries: Vec<Delivery>,
+        room: &mut Held,
         choice: &crate::subscriptions::Choice,
         own: &Subscription,
         most_bytes: usize,
@@ -295,31 +302,35 @@ impl Task<'_> {
         let waited = Duration::from_millis(self.shared.now_ms().saturating_sub(first_ms));
         let until = Instant::now() + own.wait.saturating_sub(waited);
         loop {
-            let bytes: usize = deliveries.iter().map(|delivery| delivery.event.data.len()).sum();
+            let bytes = size(&deliveries);
             let is_over = Instant::now() >= until || deliveries.len() >= most || bytes >= most_bytes;
             if is_over || self.shared.is_stopping() {
                 return deliveries;
             }
             self.wait(Some(until)).await;
             self.follower.look();
+            let is_held_up = self.kept.pause.until(Instant::now()).is_some()
+                || self.under_way.len() + 1 >= MAX_BATCHES
+                || !self.shared.runtime.has_place_for_delivery(&choice.picked);
+            let Follower { topic, .. } = &**self.follower;
+            let beside = self.shared.room.take(&topic.tenant, &topic.app, most_bytes - bytes);
+            let (Some(mut beside), false) = (beside, is_held_up) else { return deliveries };
             // What cannot be read now is read later.
             let more = next(&self.kept, most - deliveries.len(), most_bytes - bytes).await.unwrap_or_default();
+            beside.shrink(size(&more));
             if more.first().is_some_and(|first| first.alone) {
                 // It goes by itself, beside this batch.
-                self.begin(more, Arc::clone(&choice.picked), Arc::clone(&choice.newest), None);
+                self.begin(more, Arc::clone(&choice.picked), Arc::clone(&choice.newest), beside);
                 continue;
             }
             deliveries.extend(more);
+            drop(beside);
+            // Nobody else can have taken so much in between that it matters.
+            room.grow(size(&deliveries));
         }
     }
 
-    fn begin(
-        &mut self,
-        deliveries: Vec<Delivery>,
-        picked: Arc<Function>,
-        newest: Arc<Function>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) {
+    fn begin(&mut self, deliveries: Vec<Delivery>, picked: Arc<Function>, newest: Arc<Function>, room: Held) {
         let shared = Arc::clone(self.shared);
         let topic = self.follower.topic.clone();
         let now_ms = shared.now_ms();
@@ -328,11 +339,10 @@ impl Task<'_> {
             metrics.delivered_after(Duration::from_millis(now_ms.saturating_sub(delivery.time_ms)));
         }
         self.under_way.push(Box::pin(async move {
-            let permit = permit.map(|permit| fitted(permit, &deliveries));
             let is_batch = subscription(picked.spec(), &topic.name).is_some_and(|own| own.batch > 1);
             let what = Happening::Messages(Batch { topic: topic.name.clone(), deliveries, is_batch });
             let delivered = shared.deliver(&picked, &topic.app, &what).await;
-            drop(permit);
+            drop(room);
             let deliveries = match what {
                 Happening::Messages(batch) => batch.deliveries,
                 Happening::Tick { .. } => Vec::new(),
@@ -411,8 +421,13 @@ impl Task<'_> {
     fn trouble(&mut self, error: &TopicError) -> Step {
         let topic = &self.follower.topic;
         match error {
-            TopicError::Busy | TopicError::NoConsumer(_) => {
+            TopicError::Busy => {
                 tracing::debug!(app = %topic.app, topic = %topic.name, %error, "deliveries wait");
+            }
+            // Another one is made.
+            TopicError::NoConsumer(_) => {
+                tracing::warn!(app = %topic.app, topic = %topic.name, %error, "the function begins anew in its topic");
+                self.kept.consumer = None;
             }
             error => {
                 tracing::warn!(app = %topic.app, topic = %topic.name, %error, "deliveries wait: the topic cannot be used")
@@ -478,12 +493,7 @@ async fn forward(shared: &Shared, topic: &StoreId) {
     }
 }
 
-/// Gives back what the data of a delivery does not take of the room for it.
-fn fitted(mut permit: OwnedSemaphorePermit, deliveries: &[Delivery]) -> OwnedSemaphorePermit {
-    let bytes: usize = deliveries.iter().map(|delivery| delivery.event.data.len()).sum();
-    let taken = bytes.div_ceil(PERMIT_BYTES).max(1);
-    if let Some(surplus) = permit.num_permits().checked_sub(taken) {
-        drop(permit.split(surplus));
-    }
-    permit
+/// What messages take in memory, in bytes.
+fn size(deliveries: &[Delivery]) -> usize {
+    deliveries.iter().map(|delivery| delivery.event.size()).sum()
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::FutureExt as _;
 use minnow_model::{
     AppName, BundleConfig, FunctionName, RequestId, ScheduleName, StoreId, StoreName, Subscription, Tenant,
     event::From as Begin,
@@ -20,7 +22,7 @@ use minnow_runtime::{Delivered, Function, Happening, Live, Runtime, TraceContext
 use minnow_store::{StoreError, TopicError, Topics, kv::Clock};
 use minnow_telemetry::Metrics;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -28,8 +30,8 @@ use tokio::{
 use crate::{
     database::{Rows, Tick},
     dispatch,
-    dispatch::{EVENTS_BYTES, PERMIT_BYTES},
     invokes::{self, Lane, Lanes, RESULT_KEPT},
+    room::Room,
     schedules::{self, NextTick, Pending, ScheduleEntry},
     subscriptions::{Follower, Table},
     timer::{Timer, What},
@@ -41,6 +43,13 @@ const NICE: i32 = 5;
 
 /// What ends at the deadline of a drain may still need this long to be written down.
 const AFTER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What the clock of the machine may differ from the time that has passed before it counts as set, in milliseconds: more than clocks
+/// drift within a minute, and than a busy machine takes for a look.
+const CLOCK_JUMP_MS: u64 = 1000;
+
+/// When a part that broke down begins again.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// How often what is too old is looked for.
 pub(crate) const SWEEP_MS: u64 = 3600 * 1000;
@@ -83,6 +92,8 @@ pub enum EventsError {
     NoSchedule(AppName, ScheduleName),
     #[error("several functions have a schedule `{name}`: {}; say which one with `--function`", list(.functions))]
     WhichFunction { name: ScheduleName, functions: Vec<FunctionName> },
+    #[error("as many runs of the schedule `{0}` that were asked for are not done as may be; wait for them")]
+    TooManyAsked(ScheduleName),
     #[error("as many asynchronous invokes of {0} wait as may; try again later, or let its functions do them faster")]
     TooManyRuns(AppName),
 }
@@ -114,7 +125,7 @@ pub(crate) struct Shared {
     pub(crate) timer: Timer,
     pub(crate) table: ArcSwap<Table>,
     /// Room for the data of messages that are delivered.
-    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
     /// When everything has to be over, once the node stops.
     pub(crate) stop: watch::Sender<Option<Instant>>,
     /// The functions whose asynchronous invokes have something to do.
@@ -128,6 +139,8 @@ pub(crate) struct Shared {
     workers: Vec<mpsc::UnboundedSender<Job>>,
     /// The next number of a thing in the timer.
     numbers: AtomicU64,
+    /// The sweep's.
+    sweep: u64,
     /// What was cut off at the end of the drain.
     cut: AtomicUsize,
 }
@@ -203,15 +216,34 @@ impl Shared {
         self.cut.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Runs `what` until it ends, and again where it breaks down: all apps depend on it.
+    async fn keep<F: Future<Output = ()>>(self: Arc<Self>, name: &'static str, what: impl Fn(Arc<Self>) -> F) {
+        while AssertUnwindSafe(what(Arc::clone(&self))).catch_unwind().await.is_err() {
+            tracing::error!(name, "a part of events broke down; it begins again");
+            self.sleep(AFTER_PANIC).await;
+            // What it had in hand is lost.
+            self.look_everywhere();
+        }
+    }
+
     /// Does what is due, until the node stops.
     async fn keep_time(self: Arc<Self>) {
         let mut stop = self.stop.subscribe();
-        self.timer.set(self.number(), self.now_ms() + SWEEP_MS, What::Sweep);
+        self.timer.set(self.sweep, self.now_ms() + SWEEP_MS, What::Sweep);
+        let (mut wall_ms, mut running) = (self.now_ms(), Instant::now());
         loop {
             let now_ms = self.now_ms();
+            let expected_ms = wall_ms.saturating_add(u64::try_from(running.elapsed().as_millis()).unwrap_or(u64::MAX));
+            (wall_ms, running) = (now_ms, Instant::now());
+            let was_set = now_ms.abs_diff(expected_ms) > CLOCK_JUMP_MS;
+            if was_set {
+                tracing::warn!(from_ms = expected_ms, to_ms = now_ms, "the clock was set: all that waits is looked at");
+            }
             let mut ticks = Vec::new();
-            for due in self.timer.take_due(now_ms) {
+            for due in self.timer.take_due(if was_set { u64::MAX } else { now_ms }) {
                 match due {
+                    What::Schedule(schedule) if was_set => self.time(&schedule),
+                    What::Sweep if was_set => self.timer.set(self.sweep, now_ms + SWEEP_MS, What::Sweep),
                     What::Follower(follower) => self.wake(&follower),
                     What::Topic(topic) => {
                         let shared = Arc::clone(&self);
@@ -235,8 +267,22 @@ impl Shared {
         }
     }
 
+    /// Looks what there is to do for every follower, topic and schedule: what the timer has may be wrong.
+    fn look_everywhere(&self) {
+        for entry in self.table.load().values() {
+            for topic in entry.topics.values() {
+                self.timer.set(topic.number, 0, What::Topic(topic.id.clone()));
+                topic.followers.iter().for_each(|follower| self.wake(follower));
+            }
+            entry.schedules.values().for_each(|schedule| self.time(schedule));
+        }
+        self.wake_lanes();
+    }
+
     /// Removes what is too old from every live topic, one after the other.
     async fn sweep(self: Arc<Self>) {
+        // First, so that it comes again whatever happens to this one.
+        self.timer.set(self.sweep, self.now_ms() + SWEEP_MS, What::Sweep);
         let table = self.table.load_full();
         for (app, entry) in table.iter() {
             for name in entry.topics.keys() {
@@ -254,7 +300,6 @@ impl Shared {
         if let Err(error) = self.rows.sweep_runs(self.now_ms().saturating_sub(kept_ms)).await {
             tracing::warn!(%error, "old results of asynchronous invokes stay for another hour");
         }
-        self.timer.set(self.number(), self.now_ms() + SWEEP_MS, What::Sweep);
     }
 }
 
@@ -286,7 +331,7 @@ impl Events {
             rows,
             timer: Timer::default(),
             table: ArcSwap::default(),
-            room: Arc::new(Semaphore::new(EVENTS_BYTES / PERMIT_BYTES)),
+            room: Arc::default(),
             stop: watch::Sender::new(None),
             lanes,
             pending: Mutex::new(pending),
@@ -294,7 +339,8 @@ impl Events {
             clock,
             domain,
             workers,
-            numbers: AtomicU64::new(0),
+            numbers: AtomicU64::new(1),
+            sweep: 0,
             cut: AtomicUsize::new(0),
         });
         // The topics are the runtime's, which is ours.
@@ -306,7 +352,10 @@ impl Events {
         }));
         let threads = jobs.into_iter().enumerate().map(|(index, jobs)| start_worker(index, &shared, jobs));
         let threads = Mutex::new(threads.collect::<io::Result<_>>().map_err(StartError::Thread)?);
-        let tasks = vec![tokio::spawn(Arc::clone(&shared).follow()), tokio::spawn(Arc::clone(&shared).keep_time())];
+        let tasks = vec![
+            tokio::spawn(Arc::clone(&shared).keep("deployments", Shared::follow)),
+            tokio::spawn(Arc::clone(&shared).keep("the timer", Shared::keep_time)),
+        ];
         Ok(Arc::new(Self { shared, threads, tasks }))
     }
 
@@ -352,8 +401,14 @@ impl Events {
             return Err(EventsError::WhichFunction { name: name.clone(), functions });
         };
         let id = new_id();
+        if !Shared::ask(schedule) {
+            return Err(EventsError::TooManyAsked(name.clone()));
+        }
         let tick = Tick { key: schedule.key.clone(), due_ms: self.shared.now_ms(), asked: true };
-        self.shared.rows.note(vec![(tick.clone(), true)]).await?;
+        if let Err(error) = self.shared.rows.note(vec![(tick.clone(), true)]).await {
+            Shared::asked_for(schedule);
+            return Err(error.into());
+        }
         self.shared.send(schedule.number, Job::Tick(Arc::clone(schedule), tick, id));
         Ok(id)
     }

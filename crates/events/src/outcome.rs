@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minnow_model::{Subscription, problem::Code};
+use minnow_model::{Subscription, event::BACKOFF, problem::Code};
 use minnow_runtime::{Acks, Delivered};
 use minnow_store::topic::{At, Death, Delivery, MAX_DEAD_ANSWER_BYTES, Settled};
 
@@ -51,7 +51,7 @@ fn settle(
         if tries > subscription.retries {
             return dead(failure, subscription);
         }
-        let after = after.unwrap_or_else(|| subscription.backoff.wait(tries, draw()));
+        let after = after.map_or_else(|| subscription.backoff.wait(tries, draw()), at_least);
         Settled::Retry { after, counted: true }
     };
     match delivered {
@@ -87,12 +87,17 @@ fn settle(
                 let reason = format!("postponed: the function answered {status} with `retry-after` for a day");
                 return dead(Failure { reason, status: Some(*status), answer }, subscription);
             }
-            Settled::Retry { after: *after, counted: false }
+            Settled::Retry { after: at_least(*after), counted: false }
         }
         Delivered::Answered { status, answer, .. } => {
             fail(None, Failure { reason: format!("the function answered {status}"), status: Some(*status), answer })
         }
     }
+}
+
+/// Who asks for a message at once would have it run all the time.
+fn at_least(after: Duration) -> Duration {
+    after.max(*BACKOFF.start())
 }
 
 /// Whether the function asked for the message again, and after which time.
@@ -174,7 +179,13 @@ mod tests {
             ("the last try", answered(500, None), 2, 0, dead("the function answered 500", Some(500), "why")),
             ("503 without a time", answered(503, None), 0, 0, retry(1, true)),
             ("503 for later", answered(503, Some(7)), 2, 2000, retry(7, false)),
-            ("429 for later", answered(429, Some(0)), 2, 2000, retry(0, false)),
+            (
+                "429 at once",
+                answered(429, Some(0)),
+                2,
+                2000,
+                Settled::Retry { after: Duration::from_millis(100), counted: false },
+            ),
             ("for a day", answered(503, Some(7)), 0, 1000 + DAY_MS, retry(7, false)),
             (
                 "for more than a day",

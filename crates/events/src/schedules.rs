@@ -11,7 +11,7 @@ use std::{
 
 use minnow_model::{
     FunctionName, Level, RequestId, Schedule, ScheduleName, Tenant,
-    event::{Missed, Overlap, When},
+    event::{BACKOFF, Missed, Overlap, When},
 };
 use minnow_runtime::{Delivered, Happening, LiveApp};
 use minnow_telemetry::metrics::ScheduleMetrics;
@@ -28,6 +28,16 @@ use crate::{
 /// Ticks of one schedule that wait for the one before. More would be hours of work for a function that cannot keep up.
 const MAX_QUEUED_TICKS: usize = 100;
 
+/// Runs of one schedule that somebody asked for and that are not done.
+const MAX_ASKED: usize = 100;
+
+/// By how much the clock may be set back before a schedule follows it. Up to then a due time that was seen to does not come again; beyond
+/// it, the time before was none. A day: summer time, time zones and most mistakes are less.
+const SET_BACK_MS: u64 = 24 * 3600 * 1000;
+
+/// When ticks are noted again that could not be.
+const NOTE_AGAIN_MS: u64 = 5000;
+
 /// How late a tick may be and still be no missed one: a node that is very busy is not one that was down.
 const LATE_MS: u64 = 60_000;
 
@@ -41,17 +51,19 @@ pub(crate) struct ScheduleEntry {
     pub(crate) number: u64,
     pub(crate) key: Key,
     schedule: Schedule,
-    /// Where `@every` begins to count, in milliseconds since 1970.
-    since_ms: u64,
     /// Goes on when the schedule's other settings change.
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Where `@every` begins to count, in milliseconds since 1970.
+    since_ms: u64,
     /// The last due time that was seen to, in milliseconds since 1970.
     last_ms: Option<u64>,
     is_running: bool,
+    /// Runs that somebody asked for, beside the ticks.
+    asked: usize,
     /// Due times that wait for the one that runs.
     queue: VecDeque<u64>,
 }
@@ -129,6 +141,24 @@ enum Fate {
 }
 
 impl State {
+    /// Has a schedule whose last time lies ahead begin now: the clock was ahead then, and is set back. Whether it was so.
+    fn correct(&mut self, when: &When, now_ms: u64) -> bool {
+        let back_ms = match when {
+            // Its times are none of the clock's, so that there is none that must not come twice.
+            When::Every(every) => u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(LATE_MS),
+            When::Cron { .. } | When::At(_) => SET_BACK_MS,
+        };
+        let is_ahead = self.last_ms.unwrap_or_default().max(self.since_ms) > now_ms.saturating_add(back_ms);
+        if is_ahead {
+            self.since_ms = self.since_ms.min(now_ms);
+            self.last_ms = self.last_ms.map(|last_ms| last_ms.min(now_ms));
+            if matches!(when, When::Every(_)) {
+                (self.since_ms, self.last_ms) = (now_ms, None);
+            }
+        }
+        is_ahead
+    }
+
     /// A tick is due.
     fn take(&mut self, due_ms: u64, overlap: Overlap) -> Fate {
         self.last_ms = self.last_ms.max(Some(due_ms));
@@ -142,6 +172,16 @@ impl State {
                 Fate::Wait
             }
             Overlap::Queue | Overlap::Skip => Fate::Skip,
+        }
+    }
+
+    /// A tick that was taken cannot be noted: it is as if it had not been.
+    fn undo(&mut self, before_ms: Option<u64>, fate: Option<Fate>) {
+        self.last_ms = before_ms;
+        match fate {
+            Some(Fate::Start) => self.is_running = false,
+            Some(Fate::Wait) => drop(self.queue.pop_back()),
+            Some(Fate::Skip) | None => {}
         }
     }
 
@@ -170,12 +210,12 @@ impl ScheduleEntry {
     /// When it is due next.
     pub(crate) fn next(&self, now_ms: u64) -> NextTick {
         let state = self.state();
-        let after_ms = state.last_ms.unwrap_or(self.since_ms).max(now_ms);
+        let after_ms = state.last_ms.unwrap_or(state.since_ms).max(now_ms);
         NextTick {
             function: self.key.function.clone(),
             name: self.key.name.clone(),
             when: self.schedule.when.to_string(),
-            next_ms: self.schedule.when.next_after(self.since_ms, after_ms),
+            next_ms: self.schedule.when.next_after(state.since_ms, after_ms),
             last_ms: state.last_ms,
             is_running: state.is_running,
         }
@@ -230,8 +270,8 @@ impl Shared {
             let number = known.map_or_else(|| self.number(), |known| known.number);
             let (function, name) = key.clone();
             let due = schedule.when.to_string();
-            let (since_ms, state) = match known {
-                Some(known) if known.schedule.when == schedule.when => (known.since_ms, Arc::clone(&known.state)),
+            let state = match known {
+                Some(known) if known.schedule.when == schedule.when => Arc::clone(&known.state),
                 _ => {
                     let row = rows.iter().find(|row| row.function == function && row.name == name);
                     // What was due before is over, also where the same schedule was due at other times.
@@ -243,11 +283,11 @@ impl Shared {
                             (now_ms, None)
                         }
                     };
-                    (since_ms, Arc::new(Mutex::new(State { last_ms, ..State::default() })))
+                    Arc::new(Mutex::new(State { since_ms, last_ms, ..State::default() }))
                 }
             };
             let full = Key { tenant: tenant.clone(), app: app.name.clone(), function, name };
-            entries.insert(key, Arc::new(ScheduleEntry { number, key: full, schedule, since_ms, state }));
+            entries.insert(key, Arc::new(ScheduleEntry { number, key: full, schedule, state }));
         }
         if (!begun.is_empty() || !gone.is_empty())
             && let Err(error) = self.rows.change_schedules(tenant, &app.name, begun, gone).await
@@ -262,22 +302,54 @@ impl Shared {
         let ticks = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&schedule.key);
         for tick in ticks.into_iter().flatten() {
             // All of them, whatever the schedule says of overlaps: they were to run.
-            let fate = if tick.asked { Fate::Start } else { schedule.state().take(tick.due_ms, Overlap::Queue) };
+            let mut state = schedule.state();
+            let fate = if tick.asked {
+                state.asked += 1;
+                Fate::Start
+            } else {
+                state.take(tick.due_ms, Overlap::Queue)
+            };
+            drop(state);
             if fate == Fate::Start {
                 self.send(schedule.number, Job::Tick(Arc::clone(schedule), tick, new_id()));
             }
         }
-        let last_ms = schedule.state().last_ms;
-        // The entry may be another one than before.
-        self.timer.remove(schedule.number);
-        self.set_next(schedule, last_ms);
+        self.time(schedule);
     }
 
-    fn set_next(&self, schedule: &Arc<ScheduleEntry>, last_ms: Option<u64>) {
-        let after_ms = last_ms.unwrap_or(schedule.since_ms);
-        if let Some(next_ms) = schedule.schedule.when.next_after(schedule.since_ms, after_ms) {
+    /// Puts a schedule into the timer at its next time, whatever was there before.
+    pub(crate) fn time(&self, schedule: &Arc<ScheduleEntry>) {
+        let Key { app, function, name, .. } = &schedule.key;
+        if schedule.state().correct(&schedule.schedule.when, self.now_ms()) {
+            tracing::warn!(%app, %function, schedule = %name, "the clock was set back: the schedule goes on from now");
+        }
+        // The entry may be another one than before.
+        self.timer.remove(schedule.number);
+        self.set_next(schedule);
+    }
+
+    fn set_next(&self, schedule: &Arc<ScheduleEntry>) {
+        let (since_ms, last_ms) = {
+            let state = schedule.state();
+            (state.since_ms, state.last_ms)
+        };
+        if let Some(next_ms) = schedule.schedule.when.next_after(since_ms, last_ms.unwrap_or(since_ms)) {
             self.timer.set(schedule.number, next_ms, What::Schedule(Arc::clone(schedule)));
         }
+    }
+
+    /// Takes a run that somebody asks for. False while as many are under way as may be.
+    pub(crate) fn ask(schedule: &ScheduleEntry) -> bool {
+        let mut state = schedule.state();
+        let may = state.asked < MAX_ASKED;
+        state.asked += usize::from(may);
+        may
+    }
+
+    /// A run that was asked for is done, or did not begin.
+    pub(crate) fn asked_for(schedule: &ScheduleEntry) {
+        let mut state = schedule.state();
+        state.asked = state.asked.saturating_sub(1);
     }
 
     fn schedule_metrics(&self, key: &Key) -> Arc<ScheduleMetrics> {
@@ -294,19 +366,24 @@ impl Shared {
     pub(crate) async fn fire(&self, schedules: Vec<Arc<ScheduleEntry>>, now_ms: u64) {
         let mut notes = Vec::new();
         let mut starts = Vec::new();
+        // What is undone if it cannot be written.
+        let mut taken = Vec::new();
         for schedule in schedules {
             let Some(schedule) = self.current(&schedule.key) else { continue };
             let mut state = schedule.state();
             let tick = |due_ms| Tick { key: schedule.key.clone(), due_ms, asked: false };
-            match due(&schedule.schedule, schedule.since_ms, state.last_ms, self.started_ms, now_ms) {
+            let before_ms = state.last_ms;
+            match due(&schedule.schedule, state.since_ms, before_ms, self.started_ms, now_ms) {
                 Due::NotBefore(_) => {}
                 Due::Missed(due_ms) => {
                     self.schedule_metrics(&schedule.key).missed.add(1);
                     state.last_ms = Some(due_ms);
                     notes.push((tick(due_ms), false));
+                    taken.push((Arc::clone(&schedule), before_ms, None));
                 }
                 Due::Run(due_ms) => {
                     let fate = state.take(due_ms, schedule.schedule.overlap);
+                    taken.push((Arc::clone(&schedule), before_ms, Some(fate)));
                     notes.push((tick(due_ms), fate != Fate::Skip));
                     match fate {
                         Fate::Start => starts.push((Arc::clone(&schedule), tick(due_ms))),
@@ -321,17 +398,16 @@ impl Shared {
                     }
                 }
             }
-            let last_ms = state.last_ms;
             drop(state);
-            self.set_next(&schedule, last_ms);
+            self.set_next(&schedule);
         }
         let count = notes.len();
         if let Err(error) = self.rows.note(notes).await {
-            tracing::error!(ticks = count, %error, "schedules do not run: what is due cannot be written");
-            for (schedule, _) in starts {
-                let mut state = schedule.state();
-                state.queue.clear();
-                state.is_running = false;
+            tracing::error!(ticks = count, %error, "what is due of schedules cannot be written; it is tried again");
+            for (schedule, before_ms, fate) in taken {
+                schedule.state().undo(before_ms, fate);
+                self.timer.remove(schedule.number);
+                self.timer.set(schedule.number, self.now_ms() + NOTE_AGAIN_MS, What::Schedule(schedule));
             }
             return;
         }
@@ -343,7 +419,7 @@ impl Shared {
 
 /// Runs a tick to its end, and has the next one of the schedule run that waits for it.
 pub(crate) async fn run(shared: Arc<Shared>, schedule: Arc<ScheduleEntry>, tick: Tick, id: RequestId) {
-    let mut guard = Guard { schedule: &schedule, is_over: tick.asked };
+    let mut guard = Guard { schedule: &schedule, is_over: false, asked: tick.asked };
     let is_done = deliver(&shared, &schedule, &tick, id).await;
     if !is_done {
         // Its note stays, for when the node runs again.
@@ -367,11 +443,14 @@ pub(crate) async fn run(shared: Arc<Shared>, schedule: Arc<ScheduleEntry>, tick:
 struct Guard<'a> {
     schedule: &'a ScheduleEntry,
     is_over: bool,
+    asked: bool,
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.asked {
+            Shared::asked_for(self.schedule);
+        } else if !self.is_over {
             let mut state = self.schedule.state();
             state.queue.clear();
             state.is_running = false;
@@ -423,7 +502,7 @@ async fn deliver(shared: &Shared, schedule: &ScheduleEntry, tick: &Tick, id: Req
                 continue;
             }
             Delivered::Answered { retry_after: Some(after), .. } if began.elapsed() + after < MAX_POSTPONED => {
-                shared.sleep(after).await;
+                shared.sleep(after.max(*BACKOFF.start())).await;
                 continue;
             }
             Delivered::Answered { status, .. } => format!("the function answered {status}"),
@@ -587,5 +666,41 @@ mod tests {
         assert_eq!(state.take(999, Overlap::Queue), Fate::Skip);
         assert_eq!((state.end(), state.end(), state.last_ms), (Some(4), Some(5), Some(999)));
         assert!(state.is_running);
+    }
+
+    #[test]
+    fn a_tick_that_cannot_be_noted_is_due_again() {
+        let mut state = State { last_ms: Some(1), ..State::default() };
+        let fate = state.take(2, Overlap::Queue);
+        state.undo(Some(1), Some(fate));
+        assert!(!state.is_running && state.last_ms == Some(1));
+        assert_eq!(state.take(2, Overlap::Queue), Fate::Start);
+        let waits = state.take(3, Overlap::Queue);
+        state.undo(Some(2), Some(waits));
+        assert!(state.is_running && state.queue.is_empty() && state.last_ms == Some(2));
+    }
+
+    #[test]
+    fn a_schedule_follows_a_clock_that_is_set_far_back_and_runs_no_time_twice_otherwise() {
+        let at = |cron: &str| schedule(cron, Missed::Once).when;
+        for (name, when, last_ms, now_ms, next_ms) in [
+            ("an hour", at("0 * * * *"), NOON, NOON - HOUR, NOON + HOUR),
+            ("a day", at("0 * * * *"), NOON, NOON - 24 * HOUR, NOON + HOUR),
+            ("more than a day", at("0 * * * *"), NOON, NOON - 24 * HOUR - 1, NOON - 24 * HOUR),
+            ("a year", at("0 * * * *"), NOON, NOON - 8760 * HOUR, NOON - 8759 * HOUR),
+            ("every, a minute", at("@every 1s"), NOON, NOON - LATE_MS, NOON + 1000),
+            ("every, more", at("@every 1s"), NOON, NOON - LATE_MS - 1, NOON - LATE_MS + 999),
+            ("every, its time", at("@every 2h"), NOON, NOON - 2 * HOUR, NOON + 2 * HOUR),
+            ("every, long ago", at("@every 2h"), NOON, NOON - 9 * HOUR, NOON - 7 * HOUR),
+        ] {
+            let mut state = State { since_ms: NOON - 4 * HOUR, last_ms: Some(last_ms), ..State::default() };
+            state.correct(&when, now_ms);
+            let next = when.next_after(state.since_ms, state.last_ms.unwrap_or(state.since_ms));
+            assert_eq!(next, Some(next_ms), "{name}");
+        }
+        // Deployed while the clock was ahead, and never due since.
+        let mut state = State { since_ms: NOON + 48 * HOUR, ..State::default() };
+        assert!(state.correct(&at("0 * * * *"), NOON));
+        assert_eq!((state.since_ms, state.last_ms), (NOON, None));
     }
 }

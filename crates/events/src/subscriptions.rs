@@ -11,6 +11,7 @@ use std::{
 
 use minnow_model::{
     AppName, FunctionName, ScheduleName, StoreId, StoreName, Subscription, Tenant, TopicRules, deployment::pick,
+    event::From as Begin,
 };
 use minnow_runtime::{Function, FunctionSpec, LiveApp, LiveVersion};
 use minnow_store::{
@@ -46,6 +47,7 @@ pub(crate) struct AppEntry {
 pub(crate) struct TopicEntry {
     /// Its place in the timer.
     pub(crate) number: u64,
+    pub(crate) id: StoreId,
     pub(crate) followers: Vec<Arc<Follower>>,
 }
 
@@ -66,6 +68,8 @@ pub(crate) struct Follower {
     paused_ms: AtomicU64,
     /// What was missing may be there now: a pause is over.
     has_changed: AtomicBool,
+    /// It is in the table no more: another one may be there for the same function, and waits for this one's consumer.
+    retired: AtomicBool,
     /// Made with the first delivery.
     metrics: OnceLock<Arc<SubscriptionMetrics>>,
     /// Messages that went before they were done, as of the last look.
@@ -112,6 +116,10 @@ impl Follower {
     /// Whether the app has changed since this was asked last.
     pub(crate) fn has_changed(&self) -> bool {
         self.has_changed.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// The task ends, unless there is something new: whether it ends.
@@ -259,14 +267,16 @@ impl Shared {
         }
     }
 
-    /// Makes a topic of a live app, with those who follow it, where it is not there any more.
+    /// Sees to it that a topic of a live app is there, with those who follow it and nobody else. What a file without anybody has was
+    /// published after it had been taken away: then all is delivered.
     pub(crate) async fn ensure(&self, topic: &StoreId) -> Result<(), TopicError> {
+        let is_bare = self.topics.survey(topic).await?.consumers.is_empty();
         let (Some(rules), Some(app)) = (self.rules(topic), self.app(&topic.tenant, &topic.app)) else { return Ok(()) };
         let mut followers = BTreeMap::new();
         // The newest version is the last one, and its settings count.
         for spec in app.shares.iter().flat_map(|(_, version)| &version.functions).map(|function| function.spec()) {
             if let Some(own) = subscription(spec, &topic.name) {
-                followers.insert(spec.function.clone(), own.from);
+                followers.insert(spec.function.clone(), if is_bare { Begin::Start } else { own.from });
             }
         }
         let followers: Vec<_> = followers.into_iter().collect();
@@ -328,6 +338,11 @@ impl Shared {
         for number in old.values().flat_map(|entry| entry.numbers()).filter(|number| !kept.contains(number)) {
             self.timer.remove(number);
         }
+        let before = old.values().flat_map(|entry| entry.topics.values()).flat_map(|topic| &topic.followers);
+        for follower in before.filter(|follower| !kept.contains(&follower.number)) {
+            follower.retired.store(true, Ordering::Release);
+            self.wake(follower);
+        }
         let followers = changed.iter().flat_map(|entry| entry.topics.values()).flat_map(|topic| &topic.followers);
         for follower in followers.filter(|follower| follower.paused_ms.load(Ordering::Relaxed) != 0) {
             follower.has_changed.store(true, Ordering::Release);
@@ -373,9 +388,10 @@ impl Shared {
             };
             let followers = functions.into_iter().map(follower).collect();
             if is_fresh {
-                fresh.push(topic);
+                fresh.push(topic.clone());
             }
-            (name, TopicEntry { number: before.map_or_else(|| self.number(), |before| before.number), followers })
+            let number = before.map_or_else(|| self.number(), |before| before.number);
+            (name, TopicEntry { number, id: topic, followers })
         };
         topics.into_iter().map(entry).collect()
     }
@@ -390,6 +406,7 @@ impl Shared {
             kept: Mutex::default(),
             paused_ms: AtomicU64::new(0),
             has_changed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             metrics: OnceLock::new(),
             expired: AtomicU64::new(0),
         }
@@ -402,6 +419,10 @@ impl Shared {
         for topic in topics {
             if self.is_stopping() {
                 return;
+            }
+            // Also what was live before the node started: it may have ended within a deployment, or somebody has taken the file away.
+            if let Err(error) = self.ensure(&topic).await {
+                tracing::warn!(app = %topic.app, topic = %topic.name, %error, "a topic cannot be made ready now; its functions try again");
             }
             self.survey_one(&topic).await;
         }
@@ -472,6 +493,7 @@ mod tests {
             kept: Mutex::default(),
             paused_ms: AtomicU64::new(0),
             has_changed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             metrics: OnceLock::new(),
             expired: AtomicU64::new(0),
         }

@@ -139,8 +139,9 @@ fn locate(node: &Node, head: &request::Parts) -> Result<(Target, Option<Authorit
     Ok((target::find(version, &head.method, head.uri.path()), authority))
 }
 
-/// Whether the path leads to where only the node itself calls functions, in any way in which a function may read it: with its escapes
-/// decoded, `.` and `..` resolved, `\` for `/` (as the URL standard has it), and several `/` for one.
+/// Whether the path may lead to where only the node itself calls functions, in any way in which a function may read it: as it is or with
+/// its escapes decoded, with `\` for `/` as the URL standard has it, with several `/` for one or not, with `.` and `..` resolved by any
+/// rule. So one that has the folder in it and anything of that sort is refused as well.
 fn is_reserved(path: &str) -> bool {
     // Nearly all paths end here.
     if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
@@ -150,15 +151,21 @@ fn is_reserved(path: &str) -> bool {
     if !decoded.windows(RESERVED.len()).any(|part| part == RESERVED) {
         return false;
     }
-    let mut resolved: Vec<&[u8]> = Vec::new();
-    for segment in decoded.split(|byte| matches!(byte, b'/' | b'\\')) {
-        match segment {
-            b"" | b"." => {}
-            b".." => drop(resolved.pop()),
-            segment => resolved.push(segment),
-        }
+    let is_separator = |byte: &u8| matches!(byte, b'/' | b'\\');
+    let inner = decoded.strip_prefix(b"/").unwrap_or(&decoded);
+    if !inner.split(is_separator).any(|segment| segment == RESERVED) {
+        return false;
     }
-    resolved.first().is_some_and(|first| *first == RESERVED)
+    let is_first = inner.split(is_separator).find(|segment| !segment.is_empty()) == Some(RESERVED);
+    // The last segment is empty in a path that ends with a slash, which changes nothing.
+    let is_ambiguous = inner
+        .strip_suffix(b"/")
+        .unwrap_or(inner)
+        .split(is_separator)
+        .any(|segment| matches!(segment, b"" | b"." | b".."));
+    let is_escaped =
+        decoded.iter().filter(|byte| is_separator(byte)).count() != path.bytes().filter(|byte| *byte == b'/').count();
+    is_first || is_ambiguous || is_escaped
 }
 
 /// The folder of [`minnow_runtime::deliver::PREFIX`].
@@ -325,13 +332,43 @@ mod tests {
             ("/\\.minnow\\topics/orders", true),
             ("/.minnows/x", false),
             ("/a/.minnow/topics/orders", false),
-            ("/.minnow/../a", false),
+            ("/.minnow/../a", true),
+            ("/.minnow//../topics/orders", true),
+            ("/.minnow/a%2f..%2f../topics/orders", true),
+            ("/.minnow/topics/orders/../../../x", true),
+            ("/a//../.minnow/topics/orders", true),
+            ("/a/b%2f../../../.minnow/x", true),
+            ("/a%2f.minnow/x", true),
+            ("/a/.minnow/x/", false),
+            ("/a/.minnow", false),
             ("/%252eminnow/topics/orders", false),
             ("/a.html", false),
             ("/", false),
             ("*", false),
         ] {
             assert_eq!(is_reserved(path), expected, "{path}");
+        }
+    }
+
+    /// Whatever a function makes of a path that it gets, it is not the node's.
+    #[test]
+    fn no_reading_of_a_path_that_passes_is_the_nodes() {
+        let pieces = ["/", "//", ".minnow", "..", ".", "a", "%2f", "%2e", "%2e%2E", "\\", "%5c", "%2eminnow", "topics"];
+        let mut paths = vec![String::from("/")];
+        for _ in 0..5 {
+            let longer = |path: &String| pieces.iter().map(|piece| format!("{path}{piece}")).collect::<Vec<_>>();
+            paths = paths.iter().flat_map(longer).collect();
+            for path in paths.iter().filter(|path| !is_reserved(path)) {
+                let url = url::Url::parse(&format!("http://app.localhost{path}")).unwrap();
+                for read in [path, url.path(), &percent_decode_str(url.path()).decode_utf8_lossy()] {
+                    let folder = read.trim_start_matches('/').split('/').next();
+                    assert_ne!(folder, Some(".minnow"), "{path} is read as {read}");
+                }
+            }
+            // Enough of each length, and not always the same ones.
+            if paths.len() > 40_000 {
+                paths = paths.into_iter().step_by(7).collect();
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -111,6 +111,32 @@ impl<T: Send, E: From<StoreError> + Send, F: FnOnce(&T) + Send> Answer for Writt
     }
 }
 
+/// What a writer's thread does.
+type Run = Box<dyn FnOnce() + Send>;
+
+/// Starts the thread of a writer from a thread that does nothing else. A thread inherits the priority of the one that starts it: whoever
+/// opens a database at a low one would have all others wait for its writes.
+fn start_thread(run: Run) -> io::Result<thread::JoinHandle<()>> {
+    type Asked = (Run, std::sync::mpsc::SyncSender<io::Result<thread::JoinHandle<()>>>);
+    static STARTER: OnceLock<std::sync::mpsc::Sender<Asked>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (starter, asked) = std::sync::mpsc::channel::<Asked>();
+        let start = move || {
+            for (run, started) in asked {
+                // Whoever asked waits for it.
+                let _ = started.send(thread::Builder::new().name("database".into()).spawn(run));
+            }
+        };
+        // Without it, whoever asks is told so.
+        let _ = thread::Builder::new().name("database-starter".into()).spawn(start);
+        starter
+    });
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    let gone = |_| io::Error::other("the thread that starts the writers of databases is gone");
+    starter.send((run, started)).map_err(|error| gone(error.to_string()))?;
+    start.recv().map_err(|error| gone(error.to_string()))?
+}
+
 /// The answer of a job whose caller was told already.
 struct Told;
 
@@ -135,16 +161,12 @@ impl Database {
         configure(&connection, tuning).map_err(name)?;
         migrate(&mut connection, migrations).map_err(|error| at(path, error))?;
         let (writes, jobs) = mpsc::channel(WAITING_WRITES);
-        let writer = thread::Builder::new()
-            .name("database".into())
-            .spawn({
-                let path = path.to_owned();
-                move || {
-                    yield_to_others();
-                    write_jobs(connection, jobs, &path, tuning);
-                }
-            })
-            .map_err(|error| StoreError::io(path, error))?;
+        let of_writer = path.to_owned();
+        let write = move || {
+            yield_to_others();
+            write_jobs(connection, jobs, &of_writer, tuning);
+        };
+        let writer = start_thread(Box::new(write)).map_err(|error| StoreError::io(path, error))?;
         Ok(Self {
             writes: Some(writes),
             writer: Some(writer),
@@ -578,6 +600,21 @@ mod tests {
             })
             .await
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn writers_have_the_priority_of_the_process_whoever_opens_their_database() {
+        let nice_of_writer = async |database: &Database| {
+            database.write(|_| Ok::<_, StoreError>(rustix::process::nice(0).unwrap())).await.unwrap()
+        };
+        let temp = tempfile::tempdir().unwrap();
+        let (first, second) = (temp.path().join("first.db"), temp.path().join("second.db"));
+        let usual = nice_of_writer(&Database::open(&first, SCHEMA).unwrap()).await;
+        let opened = thread::spawn(move || {
+            rustix::process::nice(5).unwrap();
+            Database::open(&second, SCHEMA).unwrap()
+        });
+        assert_eq!(nice_of_writer(&opened.join().unwrap()).await, usual);
     }
 
     #[tokio::test]

@@ -309,6 +309,9 @@ fn nobody_from_outside_can_act_as_the_node() {
         "//.minnow/topics/orders",
         "/.minnow%2Ftopics/orders",
         "/\\.minnow/topics/orders",
+        "/.minnow//../topics/orders",
+        "/.minnow/a%2f..%2f../topics/orders",
+        "/.minnow/topics/orders/../../../x",
     ] {
         node.post("event-wall", path, "{}").problem(404, "no_route");
     }

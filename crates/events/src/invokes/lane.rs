@@ -22,7 +22,7 @@ use super::{
     rows::{End, Key, OpenRun, RunState},
 };
 use crate::{
-    dispatch::{LOOK_FOR_PLACE, MAX_BATCHES, PERMIT_BYTES},
+    dispatch::{LOOK_FOR_PLACE, MAX_BATCHES},
     events::{Job, Shared},
     pause::Pause,
     subscriptions::choose,
@@ -291,15 +291,15 @@ impl Task<'_> {
             }
             return Ok(Step::Wait(Some(Instant::now() + LOOK_FOR_PLACE)));
         }
-        let permits = u32::try_from(request.body.len().div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.shared.room).try_acquire_many_owned(permits) else {
+        let Key { tenant, app, .. } = &self.lane.key;
+        let Some(room) = self.shared.room.take(tenant, app, request.body.len()) else {
             return Ok(Step::Wait(Some(Instant::now() + LOOK_FOR_PLACE)));
         };
         let (picked, version) = (choice.picked, choice.version);
         self.begin(id, |shared, key| {
             Box::pin(async move {
                 let ended = attempt(&shared, &key, open, request, settings, &picked, &version).await;
-                drop(permit);
+                drop(room);
                 ended
             })
         });
