@@ -85,7 +85,7 @@ pub struct FunctionStatus {
     pub function: FunctionName,
     #[schema(value_type = String)]
     pub version: Version,
-    /// `http-0.2`, `http-0.3`, `command` or `command-core`, read from the WebAssembly; `js` for JavaScript.
+    /// `http-0.2`, `http-0.3`, `messaging`, `http-0.2+messaging`, `command` or `command-core`, read from the WebAssembly; `js` for JavaScript.
     pub kind: String,
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<RoutePattern>,

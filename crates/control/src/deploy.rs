@@ -270,6 +270,25 @@ impl Control {
         self.compile_all(wasm_of(rows.iter().flat_map(|row| &row.config.functions))).await
     }
 
+    /// Refuses what starts a function with a request where its code takes messages only. The code is compiled.
+    pub(crate) fn check_kinds(&self, config: &BundleConfig) -> Result<(), ControlError> {
+        let mut errors = Vec::new();
+        for (name, function) in &config.functions {
+            let kind = self.builder.kind(&function.code.digest());
+            if kind.is_none_or(GuestKind::takes_requests) {
+                continue;
+            }
+            let starts = [("routes", !function.routes.is_empty()), ("schedules", !function.schedules.is_empty())];
+            errors.extend(starts.into_iter().filter(|(_, is_there)| *is_there).map(|(key, _)| {
+                format!(
+                    "function `{name}`: it has `{key}` in minnow.toml, and its component takes messages only; export \
+                     `wasi:http/incoming-handler@0.2` too, or take `{key}` out of [functions.{name}]"
+                )
+            }));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ControlError::Compile { code: Code::CompileFailed, errors }) }
+    }
+
     /// Loads each JavaScript function of the version once, in a sandbox like the one that it will run in; reports every
     /// function that cannot be loaded.
     pub(crate) async fn check_js(&self, tenant: &Tenant, config: &BundleConfig) -> Result<(), ControlError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minnow_model::{Subscription, event::BACKOFF, problem::Code};
-use minnow_runtime::{Acks, Delivered};
+use minnow_runtime::{Acks, Delivered, RetryAsked};
 use minnow_store::topic::{At, Death, Delivery, MAX_DEAD_ANSWER_BYTES, Settled};
 
 /// How long a message may be put off by `Retry-After`, which costs it no try. A day: whoever is away for longer does not come back by
@@ -75,10 +75,14 @@ fn settle(
         }
         Delivered::Answered { status: 200..=299, acks: None, .. } => Settled::Done,
         Delivered::Answered { status: status @ 200..=299, acks: Some(acks), .. } => match asked(acks, delivery) {
+            None if acks.untried.contains(&delivery.position) => Settled::Release,
             None => Settled::Done,
-            Some(after) => {
+            Some(RetryAsked { after, reason: Some(reason), .. }) => {
+                fail(*after, Failure { reason: reason.clone(), status: None, answer: &[] })
+            }
+            Some(RetryAsked { after, .. }) => {
                 let reason = "the function asked for it again".into();
-                fail(after, Failure { reason, status: Some(*status), answer: &[] })
+                fail(*after, Failure { reason, status: Some(*status), answer: &[] })
             }
         },
         Delivered::Answered { status, retry_after: Some(after), answer, .. } => {
@@ -100,9 +104,9 @@ fn at_least(after: Duration) -> Duration {
     after.max(*BACKOFF.start())
 }
 
-/// Whether the function asked for the message again, and after which time.
-fn asked(acks: &Acks, delivery: &Delivery) -> Option<Option<Duration>> {
-    acks.retry.iter().find(|retry| retry.sequence == delivery.position).map(|retry| retry.after)
+/// Whether the function asked for the message again.
+fn asked<'a>(acks: &'a Acks, delivery: &Delivery) -> Option<&'a RetryAsked> {
+    acks.retry.iter().find(|retry| retry.sequence == delivery.position)
 }
 
 struct Failure<'a> {
@@ -123,7 +127,6 @@ mod tests {
 
     use bytes::Bytes;
     use minnow_model::event::{Backoff, Event};
-    use minnow_runtime::RetryAsked;
 
     use super::*;
 
@@ -236,13 +239,15 @@ mod tests {
             verdict.results.into_iter().map(|(_, _, settled)| settled).collect()
         };
         let second = Duration::from_secs(1);
-        let retry = vec![
-            RetryAsked { sequence: 2, after: Some(Duration::from_secs(9)) },
-            RetryAsked { sequence: 3, after: None },
-            RetryAsked { sequence: 99, after: None },
-        ];
-        let acks =
-            Delivered::Answered { status: 200, retry_after: None, answer: Bytes::new(), acks: Some(Acks { retry }) };
+        let again =
+            |sequence, after: Option<u64>| RetryAsked { sequence, after: after.map(Duration::from_secs), reason: None };
+        let retry = vec![again(2, Some(9)), again(3, None), again(99, None)];
+        let acks = Delivered::Answered {
+            status: 200,
+            retry_after: None,
+            answer: Bytes::new(),
+            acks: Some(Acks { retry, untried: vec![] }),
+        };
         match settled(&acks).as_slice() {
             [Settled::Done, Settled::Retry { after, counted: true }, Settled::Dead(death)] => {
                 assert_eq!(*after, Duration::from_secs(9));
@@ -257,6 +262,11 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        // The function ended at the second one: the third was not tried.
+        let retry = vec![RetryAsked { reason: Some("it broke".into()), ..again(2, None) }];
+        let acks = Some(Acks { retry, untried: vec![3] });
+        let ended = settled(&Delivered::Answered { status: 200, retry_after: None, answer: Bytes::new(), acks });
+        assert_eq!(ended, [Settled::Done, Settled::Retry { after: second, counted: true }, Settled::Release]);
         let alone = Settled::Retry { after: Duration::ZERO, counted: false };
         assert_eq!(settled(&Delivered::Failed(Code::RequestTooLarge)), [alone.clone(), alone.clone(), alone]);
     }

@@ -24,7 +24,8 @@ use minnow_store::topic::Delivery;
 use serde::Deserialize;
 
 use crate::{
-    Body, Function, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run, runtime::Place,
+    Body, Function, FunctionCode, Invocation, Outcome, Runtime, TraceContext, egress::set_trace, meter::Run,
+    runtime::Place,
 };
 
 /// What stands before the paths of events. Nothing from outside reaches a function there.
@@ -89,15 +90,19 @@ pub enum Delivered {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Acks {
     pub retry: Vec<RetryAsked>,
+    /// Positions of those that the function was not given, since it ended before: as if they had never been delivered.
+    pub untried: Vec<u64>,
 }
 
 /// A message that is to come again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryAsked {
     /// The message's position.
     pub sequence: u64,
     /// How long it is to wait; `None` for what the subscription says.
     pub after: Option<Duration>,
+    /// Why, where the function says it.
+    pub reason: Option<String>,
 }
 
 impl Runtime {
@@ -148,6 +153,11 @@ fn request(
     host: &str,
     what: &Happening,
 ) -> Result<Request<Body>, Code> {
+    if let (FunctionCode::Wasm { kind, .. }, Happening::Messages(batch)) = (function.spec().code, what)
+        && kind.takes_messages()
+    {
+        return handed(function, batch);
+    }
     let (kind, path, pairs, body) = match what {
         Happening::Messages(batch) => {
             let (pairs, body) = messages(batch)?;
@@ -184,6 +194,17 @@ fn request(
     Ok(request)
 }
 
+/// Messages for a function that takes them without HTTP.
+fn handed(function: &Function, batch: &Batch) -> Result<Request<Body>, Code> {
+    let bytes: usize = batch.deliveries.iter().map(|delivery| delivery.event.data.len()).sum();
+    if bytes as u64 > function.spec().limits.request_body_bytes {
+        return Err(Code::RequestTooLarge);
+    }
+    let mut request = Request::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    request.extensions_mut().insert(Arc::new(batch.clone()));
+    Ok(request)
+}
+
 /// The headers and the body of messages.
 fn messages(batch: &Batch) -> Result<(Vec<(String, String)>, Bytes), Code> {
     let counts: Vec<(String, String)> = batch.deliveries.iter().map(counts).collect();
@@ -203,7 +224,7 @@ fn messages(batch: &Batch) -> Result<(Vec<(String, String)>, Bytes), Code> {
 }
 
 /// The position as text that sorts (CloudEvents' sequence extension), and how often the message was delivered with this time.
-fn counts(delivery: &Delivery) -> (String, String) {
+pub(crate) fn counts(delivery: &Delivery) -> (String, String) {
     (format!("{:020}", delivery.position), delivery.tries.saturating_add(1).to_string())
 }
 
@@ -227,7 +248,12 @@ async fn read(outcome: Outcome, function: &Function, run: &Run) -> Delivered {
         Ok(response) => response,
         Err(problem) => return of_problem(problem.code, function),
     };
-    let (head, mut body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
+    // Of a function that takes messages without HTTP, also where it has ended in the middle. There is no body.
+    if let Some(acks) = head.extensions.remove::<Acks>() {
+        let status = head.status.as_u16();
+        return Delivered::Answered { status, retry_after: None, answer: Bytes::new(), acks: Some(acks) };
+    }
     let mut answer = BytesMut::new();
     let mut is_cut = false;
     while let Some(frame) = body.frame().await {
@@ -302,9 +328,9 @@ fn read_acks(answer: &[u8]) -> Option<Acks> {
     let wire: WireAcks = serde_json::from_slice(answer).ok()?;
     let retry = wire.retry.into_iter().map(|retry| {
         let sequence = retry.sequence.parse().ok()?;
-        Some(RetryAsked { sequence, after: retry.after_ms.map(Duration::from_millis) })
+        Some(RetryAsked { sequence, after: retry.after_ms.map(Duration::from_millis), reason: None })
     });
-    Some(Acks { retry: retry.collect::<Option<_>>()? })
+    Some(Acks { retry: retry.collect::<Option<_>>()?, untried: Vec::new() })
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod events;
 mod events_api;
 mod events_js;
 mod events_kill;
+mod events_messaging;
 mod failures;
 mod files;
 mod files_js;

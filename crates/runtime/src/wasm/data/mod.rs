@@ -11,6 +11,7 @@ mod config;
 mod failure;
 mod keyvalue;
 mod lock;
+pub(super) mod messaging;
 mod sql;
 mod streams;
 mod topic;
@@ -32,6 +33,8 @@ pub(super) struct Open {
     /// Locks and transactions.
     holds: u32,
     cursors: u32,
+    /// What its messages take, in bytes.
+    messages_bytes: usize,
     /// Uploads and bodies of blobs.
     streams: streams::Streams,
 }
@@ -110,5 +113,6 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     blobstore::link(linker)?;
     lock::link(linker)?;
     topic::link(linker)?;
+    messaging::link(linker)?;
     config::link(linker)
 }
