@@ -31,6 +31,7 @@ mod files_js;
 mod gateway;
 mod guests;
 mod hostile;
+mod invoke_async;
 mod io_errors;
 mod js;
 mod js_bad;

@@ -112,7 +112,7 @@ mod tests {
     fn what_a_try_comes_to() {
         let again = |due_ms, tries, reason: &str| Verdict::Again { due_ms, tries, reason: reason.into() };
         let failed = |reason: &str| Verdict::Failed(reason.into());
-        let trap = "function_trapped: The function failed";
+        let trap = "function_trapped: The function crashed";
         for (name, delivered, tries, now_ms, expected) in [
             ("200", answered(200, None), 0, 0, Verdict::Succeeded),
             ("204 at last", answered(204, None), 2, 99_000, Verdict::Succeeded),

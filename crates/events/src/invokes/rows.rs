@@ -695,8 +695,8 @@ mod tests {
             })
         };
         for (sql, bound) in [
-            ("UPDATE run_count SET open = open + ?1", MAX_WAITING_RUNS - 1),
-            ("UPDATE run_count SET open_bytes = open_bytes + ?1", MAX_WAITING_BYTES - 3000),
+            ("UPDATE run_count SET open = open + ?1 WHERE app = 'shop'", MAX_WAITING_RUNS - 1),
+            ("UPDATE run_count SET open_bytes = open_bytes + ?1 WHERE app = 'shop'", MAX_WAITING_BYTES - 1500),
         ] {
             take(&rows, "shop", u128::from(bound), 1).await;
             set(sql, bound).await.unwrap();
@@ -707,8 +707,8 @@ mod tests {
             assert_eq!(counts(&rows).await, (0, 0, 0, 0));
         }
         for (sql, bound) in [
-            ("UPDATE run_count SET kept = kept + ?1", MAX_KEPT_RUNS - 1),
-            ("UPDATE run_count SET kept_bytes = kept_bytes + ?1", MAX_KEPT_BYTES - 3000),
+            ("UPDATE run_count SET kept = kept + ?1 WHERE app = 'shop'", MAX_KEPT_RUNS - 1),
+            ("UPDATE run_count SET kept_bytes = kept_bytes + ?1 WHERE app = 'shop'", MAX_KEPT_BYTES - 3000),
         ] {
             for id in [20, 21, 22] {
                 take(&rows, "shop", id, 1).await;
