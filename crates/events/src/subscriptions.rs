@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -223,16 +224,32 @@ impl Shared {
         let Some(app) = self.entry(&topic.tenant, &topic.app) else { return };
         let Some(entry) = app.topics.get(&topic.name) else { return };
         match ready {
-            Ready::Now => entry.followers.iter().for_each(|follower| self.wake(follower)),
+            Ready::Now => {
+                let woken = entry.followers.iter().filter(|follower| self.begin_task(follower)).count();
+                // On a core that it shares with the threads of requests, a delivery would else begin when the publisher's request has
+                // ended: these come first, and the answer is next. A third of the time from a publish to its delivery (benchmark
+                // events-latency, on one core); with a core to spare it gives up nothing. Not while a follower has its task, so that
+                // publishers never wait for more than the first delivery's beginning.
+                if woken > 0 {
+                    thread::yield_now();
+                }
+            }
             Ready::Due(due_ms) => self.timer.set(entry.number, due_ms, What::Topic(topic.clone())),
         }
     }
 
     /// Has a task look after the follower.
     pub(crate) fn wake(&self, follower: &Arc<Follower>) {
-        if follower.wake() {
+        self.begin_task(follower);
+    }
+
+    /// [`Shared::wake`]; whether there was no task.
+    fn begin_task(&self, follower: &Arc<Follower>) -> bool {
+        let is_idle = follower.wake();
+        if is_idle {
             self.send(follower.number, Job::Follower(Arc::clone(follower)));
         }
+        is_idle
     }
 
     /// Gives the held back messages of a topic that are due their positions, and copies of dead letters to their topics.
