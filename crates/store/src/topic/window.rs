@@ -322,6 +322,15 @@ impl Window {
         self.remove(position);
     }
 
+    /// One that can be delivered to nobody, new or ready: it goes to the dead letters as it is.
+    pub(super) fn bury(&mut self, position: u64, death: Box<Death>) {
+        let tries = self.items.get(&position).map_or(0, |item| item.tries);
+        self.deaths.push((position, tries, death));
+        self.read = self.read.max(position);
+        self.passed = self.passed.max(position);
+        self.remove(position);
+    }
+
     /// Takes what became of deliveries. What does not fly is left as it is.
     pub(super) fn settle(&mut self, results: Vec<(At, u64, Settled)>, now: Moment) {
         let mut of_log = Vec::with_capacity(results.len());
