@@ -446,7 +446,8 @@ impl Consumer {
         self.embedded.next(most, most_bytes).await
     }
 
-    /// When the next message that failed comes again, in milliseconds since 1970: in the past where it is due.
+    /// When there is something to look for with [`Consumer::next`] though nothing new came, in milliseconds since 1970: a message that
+    /// failed comes again, or what the filters left out is to be written down as done. In the past where it is due.
     pub fn next_due(&self) -> Option<u64> {
         self.embedded.next_due()
     }

@@ -17,6 +17,10 @@ use super::{At, Death, MAX_OUTSTANDING, Settled, check::MAX_RETRY};
 /// read again at most.
 const SKIP_COMMIT: u64 = 10_000;
 
+/// How often `upto` is written at most when all was read and nothing of it wanted. A topic that is full of such messages has room after
+/// this time; more often, each publish would cost a second commit.
+const FLOOR_EVERY: Duration = Duration::from_millis(200);
+
 /// A moment, in milliseconds: by the wall clock since 1970, and by one that is never set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
@@ -145,6 +149,9 @@ pub(super) struct Window {
     filled: Vec<u64>,
     deaths: Vec<(u64, u32, Box<Death>)>,
     dead_changes: Vec<(u64, Option<DiedAgain>)>,
+    /// Whether `upto` is to be written though nothing was settled, and when that was said last, by the running clock.
+    rests: bool,
+    rested_ms: Option<u64>,
 }
 
 impl Window {
@@ -214,9 +221,25 @@ impl Window {
         }
     }
 
-    /// When the next one comes again, by the wall clock; what is due already has `now`'s time, or an earlier one.
+    /// There is nothing to deliver. What was left out on the way here counts as done, and is to be written, though not too often.
+    pub(super) fn rest(&mut self, now: Moment) {
+        if self.floor() > self.upto && self.rest_due() <= now.running_ms {
+            self.rests = true;
+            self.rested_ms = Some(now.running_ms);
+        }
+    }
+
+    /// When [`Window::rest`] may have something written, by the running clock.
+    fn rest_due(&self) -> u64 {
+        self.rested_ms.map_or(0, |rested_ms| rested_ms.saturating_add(FLOOR_EVERY.as_millis() as u64))
+    }
+
+    /// When there is the next to look for, by the wall clock: one comes again, or what was left out is to be written. What is due already
+    /// has `now`'s time, or an earlier one.
     pub(super) fn next_due(&self, now: Moment) -> Option<u64> {
-        let (due, _) = self.waits.first()?;
+        let rest = (!self.rests && self.floor() > self.upto).then(|| self.rest_due());
+        let due = self.waits.first().map(|(due, _)| *due).into_iter().chain(rest).min()?;
+        let due = &due;
         Some((now.wall_ms + due.saturating_sub(now.running_ms)).saturating_sub(now.running_ms.saturating_sub(*due)))
     }
 
@@ -478,7 +501,7 @@ impl Window {
     /// Whether [`Window::changes`] has something that is to be written soon.
     pub(super) fn is_changed(&self) -> bool {
         let settled = !self.dirty.is_empty() || !self.filled.is_empty() || self.passed > self.upto;
-        settled || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
+        settled || self.rests || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
     }
 
     /// All up to here is done.
@@ -489,6 +512,7 @@ impl Window {
     /// What is to be written now; they count as written. `None` for nothing.
     pub(super) fn changes(&mut self) -> Option<Changes> {
         let upto = self.floor().max(self.passed).max(self.upto);
+        self.rests = false;
         let mut rows: BTreeSet<u64> = std::mem::take(&mut self.dirty);
         // What is passed and not done.
         let passed = self.items.range(self.upto.saturating_add(1)..=upto.max(self.upto.saturating_add(1)));

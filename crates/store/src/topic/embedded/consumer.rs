@@ -515,7 +515,11 @@ impl Look<'_> {
             return Ok(Step::Found(Vec::new()));
         }
         let again = !at_end || self.with(|window| window.has_alone()).unwrap_or(true);
-        Ok(if again { Step::Again } else { Step::Found(Vec::new()) })
+        if again {
+            return Ok(Step::Again);
+        }
+        self.with(|window| window.rest(self.now));
+        Ok(Step::Found(Vec::new()))
     }
 
     fn delivery(&self, at: At, found: Found, flight: Flight, alone: bool) -> Delivery {

@@ -25,6 +25,7 @@ macro_rules! contract_tests {
             in_one_batch_a_key_is_taken_back_behind_what_comes_again,
             too_much_that_is_outstanding_stops_the_reading,
             filters_leave_out_what_is_not_wanted,
+            what_is_left_out_is_done_though_nothing_is_settled,
             dead_letters_are_kept_with_their_reason_and_tried_again_or_dropped,
             a_copy_of_a_dead_letter_is_forwarded_once,
             a_replay_begins_at_a_position_or_time_also_in_flight,
@@ -373,6 +374,39 @@ pub(super) async fn filters_leave_out_what_is_not_wanted(topics: Topics, _clock:
     drop(consumer);
     let _wait = super::consumer(&topics, "a").await;
     assert_eq!(topics.survey(&orders()).await.unwrap().consumers[0].lag, 0, "what was left out is done");
+}
+
+pub(super) async fn what_is_left_out_is_done_though_nothing_is_settled(topics: Topics, clock: TestClock) {
+    let bounded = TopicRules { max_messages: Some(3), ..rules() };
+    topics.ensure(&orders(), &bounded, &[(function("a"), From::Start)]).await.unwrap();
+    let types = vec!["other".parse::<Pattern>().unwrap()];
+    let options = ConsumerOptions { types, ..ConsumerOptions::default() };
+    let consumer = topics.consumer(&orders(), &function("a"), options).await.unwrap();
+    let lag = async || topics.survey(&orders()).await.unwrap().consumers[0].lag;
+    let written = async || {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while lag().await > 0 {
+            assert!(std::time::Instant::now() < deadline, "it was not written");
+            tokio::task::yield_now().await;
+        }
+    };
+    for round in 0..3 {
+        for number in 0..3 {
+            let event = event(&format!("{round}/{number}"));
+            topics.publish(&orders(), &bounded, vec![now(event)]).await.unwrap();
+        }
+        assert_eq!(next(&consumer, 10).await, []);
+        if round > 0 {
+            // Not at each look; it says when it is to be looked at.
+            let due = consumer.next_due().unwrap();
+            assert!(due > clock.now_ms() && due <= clock.now_ms() + 1_000);
+            assert_eq!(lag().await, 3);
+            clock.advance(Duration::from_millis(due - clock.now_ms()));
+            assert_eq!(next(&consumer, 10).await, []);
+        }
+        written().await;
+        assert_eq!(consumer.next_due(), None);
+    }
 }
 
 pub(super) async fn dead_letters_are_kept_with_their_reason_and_tried_again_or_dropped(
