@@ -101,8 +101,16 @@ struct Item {
     first_ms: u64,
     due_ms: u64,
     state: State,
+    /// It goes alone also where it never failed.
+    alone: bool,
     /// It has a row on the disk, or in changes that are on their way there.
     has_row: bool,
+}
+
+impl Item {
+    fn goes_alone(&self) -> bool {
+        self.alone || self.tries > 0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +170,7 @@ impl Window {
             let wait_ms = hole.due_ms.saturating_sub(now.wall_ms).min(MAX_RETRY.as_millis() as u64);
             let Hole { position, tries, due_ms, first_ms } = hole;
             let state = State::Waits(now.running_ms + wait_ms);
-            window.items.insert(position, Item { key, tries, first_ms, due_ms, state, has_row: true });
+            window.items.insert(position, Item { key, tries, first_ms, due_ms, state, alone: false, has_row: true });
             window.waits.insert((now.running_ms + wait_ms, At::Log(position)));
             if let Some(key) = key {
                 window.keys.entry(key).or_default().push_back(position);
@@ -289,7 +297,7 @@ impl Window {
         item.state = State::Flies(batch);
         item.first_ms = if item.first_ms == 0 { now.wall_ms } else { item.first_ms };
         let (flight, key) = (Flight { tries: item.tries, first_ms: item.first_ms }, item.key);
-        if flight.tries == 0 {
+        if !item.goes_alone() {
             self.lend_next(key, position);
         }
         Some(flight)
@@ -300,7 +308,7 @@ impl Window {
         let Some(queue) = key.and_then(|key| self.keys.get(&key)) else { return };
         let place = queue.partition_point(|other| *other <= position);
         let Some(next) = queue.get(place).copied() else { return };
-        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && item.tries == 0) {
+        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone()) {
             item.state = State::Ready;
             self.ready.insert(next);
             self.lent.push(next);
@@ -325,10 +333,10 @@ impl Window {
         }
         self.read = self.read.max(position);
         let before = key.and_then(|key| self.keys.get(&key)?.back()).and_then(|before| self.items.get(before));
-        let goes = before.is_none_or(|before| before.state == State::Flies(batch) && before.tries == 0);
+        let goes = before.is_none_or(|before| before.state == State::Flies(batch) && !before.goes_alone());
         let state = if goes { State::Flies(batch) } else { State::Blocked };
         let first_ms = if goes { now.wall_ms } else { 0 };
-        self.items.insert(position, Item { key, tries: 0, first_ms, due_ms: 0, state, has_row: false });
+        self.items.insert(position, Item { key, tries: 0, first_ms, due_ms: 0, state, alone: false, has_row: false });
         if let Some(key) = key {
             self.keys.entry(key).or_default().push_back(position);
         }
@@ -373,6 +381,8 @@ impl Window {
 
     fn settle_one(&mut self, position: u64, settled: Settled, now: Moment) {
         let Some(item) = self.items.get_mut(&position) else { return };
+        // Also one that was taken back just now: it was in the same batch.
+        item.alone |= matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
         let State::Flies(batch) = item.state else { return };
         match settled {
             Settled::Done => self.remove(position),
@@ -392,7 +402,7 @@ impl Window {
                 self.passed = self.passed.max(position);
                 self.take_back(key, position, batch);
             }
-            Settled::Release => {
+            Settled::Release | Settled::ReleaseAlone => {
                 let key = item.key;
                 self.wait_for_turn(position);
                 self.take_back(key, position, batch);
@@ -421,7 +431,7 @@ impl Window {
             return;
         }
         item.state = State::Ready;
-        if item.tries > 0 {
+        if item.goes_alone() {
             self.alone.insert(position)
         } else {
             self.ready.insert(position)
@@ -475,7 +485,8 @@ impl Window {
                 item.state = State::Waits(due);
                 self.waits.insert((due, At::Dead(number)));
             }
-            Settled::Release => {
+            // It goes alone anyway.
+            Settled::Release | Settled::ReleaseAlone => {
                 item.state = State::Ready;
                 self.dead_ready.insert(number);
             }

@@ -15,6 +15,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     super::{
         At, ConsumerOptions, Death, Delivery, Settled, TopicError,
+        check::delivered_bytes,
         window::{Begun, Changes, Flight, Hole, Moment, Offered, Stored, Window},
     },
     Embedded, bound_known, dead, lock,
@@ -450,7 +451,7 @@ impl Look<'_> {
                 self.with(|window| window.lose(position));
                 continue;
             };
-            bytes += found.event.data.len();
+            bytes += delivered_bytes(&found.event, &found.event.data);
             if bytes > most_bytes && !deliveries.is_empty() {
                 return Ok(Step::Found(Vec::new()));
             }
@@ -492,7 +493,8 @@ impl Look<'_> {
                     continue;
                 }
                 let data = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-                bytes += data.len();
+                let size = delivered_bytes(&event, data);
+                bytes += size;
                 if bytes > most_bytes && !deliveries.is_empty() {
                     break;
                 }
@@ -505,7 +507,7 @@ impl Look<'_> {
                         deliveries.push(self.delivery(At::Log(position), found, flight, false));
                     }
                     // What waits does not count.
-                    Some(Offered::Blocked) => bytes -= data.len(),
+                    Some(Offered::Blocked) => bytes -= size,
                     Some(Offered::Full) => break,
                     None => return Ok(Step::Again),
                 }

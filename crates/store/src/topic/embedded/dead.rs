@@ -18,7 +18,7 @@ use super::{
     rows::{self, Counts},
 };
 
-/// Copies that are published at once, and their data in bytes.
+/// Copies that are published at once, and their bytes.
 const FORWARDED_AT_ONCE: usize = 50;
 const FORWARDED_BYTES: usize = 2 << 20;
 
@@ -343,7 +343,7 @@ fn copies(connection: &Connection, topic: &StoreName, after: u64) -> Result<Vec<
         && let Some(row) = rows.next()?
     {
         let event = copy(topic, row)?;
-        bytes += event.data.len();
+        bytes += event.size();
         found.push(Copy { number: row.get(0)?, to: name(row, 1)?, event });
     }
     Ok(found)

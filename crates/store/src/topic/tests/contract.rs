@@ -38,6 +38,8 @@ macro_rules! contract_tests {
             one_consumer_at_a_time,
             a_consumer_begins_where_it_says,
             a_batch_is_bounded_in_bytes,
+            a_batch_is_counted_as_it_goes_out,
+            a_batch_that_is_too_large_comes_one_by_one,
             the_hook_is_told_of_what_is_new_and_due,
             a_deleted_app_leaves_nothing,
             the_largest_of_everything_is_kept,
@@ -774,11 +776,13 @@ pub(super) async fn a_consumer_begins_where_it_says(topics: Topics, _clock: Test
 
 pub(super) async fn a_batch_is_bounded_in_bytes(topics: Topics, _clock: TestClock) {
     follow(&topics, &["a"]).await;
-    publish(&topics, ["x".repeat(60), "y".repeat(40), "z".repeat(300), "a".into()].map(|data| event(&data))).await;
+    // The id is the data again, and both go out.
+    publish(&topics, ["x".repeat(600), "y".repeat(400), "z".repeat(3000), "a".into()].map(|data| event(&data))).await;
     let consumer = consumer(&topics, "a").await;
     let mut sizes = Vec::new();
-    for most_bytes in [100, 100, 100] {
+    for most_bytes in [2_500, 2_500, 2_500] {
         let deliveries = consumer.next(10, most_bytes).await.unwrap();
+        assert!(deliveries.len() == 1 || deliveries.iter().map(Delivery::size).sum::<usize>() <= most_bytes);
         sizes.push(deliveries.iter().map(|delivery| delivery.event.data.len()).collect::<Vec<_>>());
         settle(&consumer, &deliveries, |_| Settled::Release).await;
         if sizes.len() < 3 {
@@ -788,7 +792,65 @@ pub(super) async fn a_batch_is_bounded_in_bytes(topics: Topics, _clock: TestCloc
         }
     }
     // One that is larger goes alone.
-    assert_eq!(sizes, [vec![60, 40], vec![300], vec![1]]);
+    assert_eq!(sizes, [vec![600, 400], vec![3000], vec![1]]);
+}
+
+pub(super) async fn a_batch_is_counted_as_it_goes_out(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    // A byte of data each: with attributes, in base64, and with what JSON escapes.
+    let long = |text: &str| Event { extensions: [("a".parse().unwrap(), text.repeat(1000))].into(), ..event("1") };
+    let binary = || Event { content_type: None, data: vec![0xff; 3000].into(), ..event("1") };
+    let escaped = || Event { data: vec![1; 700].into(), ..event("1") };
+    for (events, at_once) in [
+        ([long("x"), long("x"), long("x"), long("x")], 3),
+        ([long("\""), long("\""), long("\""), long("\"")], 1),
+        ([binary(), binary(), event("1"), event("1")], 1),
+        ([escaped(), event("1"), event("1"), event("1")], 1),
+    ] {
+        publish(&topics, events).await;
+        let consumer = consumer(&topics, "a").await;
+        let deliveries = consumer.next(10, 4300).await.unwrap();
+        assert_eq!(deliveries.len(), at_once);
+        let extra = [("sequence", "00000000000000000001"), ("deliverycount", "1000")];
+        let events = deliveries.iter().map(|delivery| (&*delivery.event, extra.to_vec()));
+        assert!(at_once == 1 || minnow_model::event::write_batch(events).len() <= 4300);
+        // Released, they go the same way.
+        settle(&consumer, &deliveries, |_| Settled::Release).await;
+        assert_eq!(consumer.next(10, 4300).await.unwrap().len(), at_once);
+        drop(consumer);
+        drain(&super::consumer(&topics, "a").await).await;
+    }
+}
+
+pub(super) async fn a_batch_that_is_too_large_comes_one_by_one(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    let keys = ["ada", "ada", "bob", "ada", "bob"];
+    publish(&topics, keys.iter().enumerate().map(|(index, key)| with_key(&(index + 1).to_string(), key))).await;
+    let consumer = by_customer(&topics, "a").await;
+    let batch = next(&consumer, 4).await;
+    settle(&consumer, &batch, |_| Settled::ReleaseAlone).await;
+    let mut order = Vec::new();
+    loop {
+        let deliveries = next(&consumer, 10).await;
+        if deliveries.is_empty() {
+            break;
+        }
+        let is_alone = deliveries.iter().all(|delivery| delivery.alone && delivery.tries == 0);
+        order.push((data(&deliveries).join(" "), is_alone));
+        // Not now: it stays alone.
+        settle(&consumer, &deliveries, |_| Settled::Release).await;
+        let mut again = next(&consumer, 10).await;
+        if data(&again) != data(&deliveries) {
+            // The others have their turn first.
+            done(&consumer, &again).await;
+            order.push((data(&again).join(" "), again.iter().all(|delivery| delivery.alone)));
+            again = next(&consumer, 10).await;
+        }
+        assert_eq!(data(&again), data(&deliveries));
+        done(&consumer, &again).await;
+    }
+    order.sort();
+    assert_eq!(order, ["1", "2", "3", "4", "5"].map(|data| (data.to_owned(), data != "5")));
 }
 
 pub(super) async fn the_hook_is_told_of_what_is_new_and_due(topics: Topics, clock: TestClock) {
