@@ -386,7 +386,7 @@ impl Task<'_> {
                 Settled::Done => metrics.done.add(1),
                 Settled::Retry { counted: true, .. } => metrics.retry.add(1),
                 Settled::Retry { counted: false, .. } => metrics.later.add(1),
-                Settled::Release => {}
+                Settled::Release | Settled::ReleaseAlone => {}
                 Settled::Dead(_) => metrics.dead.add(1),
             }
             if let Settled::Dead(death) = settled {

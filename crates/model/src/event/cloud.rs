@@ -160,6 +160,26 @@ impl Event {
         own + extensions + self.data.len()
     }
 
+    /// How many bytes [`write_json`](Self::write_json) makes of the event without attributes beside its own, and with `data` in the place of
+    /// its data.
+    pub fn json_size(&self, data: &[u8]) -> usize {
+        let mut bytes = JSON_START.len() + 1;
+        let mut add = |name: &str, value: &str| bytes += name.len() + 4 + text_size(value);
+        self.each(&[], &mut add);
+        if let Some(content_type) = &self.content_type {
+            add("datacontenttype", content_type);
+        }
+        if data.is_empty() {
+            return bytes;
+        }
+        let content_type = self.content_type.as_deref().unwrap_or_default();
+        bytes + match std::str::from_utf8(data).ok().filter(|_| is_text(content_type)) {
+            _ if is_json(content_type) => ",\"data\":".len() + data.len(),
+            Some(text) => ",\"data\":".len() + text_size(text),
+            None => ",\"data_base64\":\"\"".len() + data.len().div_ceil(3) * 4,
+        }
+    }
+
     /// The headers of the event in binary mode, `content-type` among them. `extra` are attributes that go out with it, in the
     /// place of its own of the same names.
     pub fn to_headers(&self, extra: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -177,7 +197,7 @@ impl Event {
     /// Writes the event as one JSON object, as structured mode and a batch have it. `extra` are as in
     /// [`to_headers`](Self::to_headers).
     pub fn write_json(&self, extra: &[(&str, &str)], out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"specversion\":\"1.0\"");
+        out.extend_from_slice(JSON_START);
         let mut add = |name: &str, value: &str| {
             out.extend_from_slice(b",\"");
             out.extend_from_slice(name.as_bytes());
@@ -225,6 +245,19 @@ impl Event {
             add(name, value);
         }
     }
+}
+
+/// What every event in JSON begins with.
+const JSON_START: &[u8] = b"{\"specversion\":\"1.0\"";
+
+/// How many bytes [`write_text`] makes of a text.
+fn text_size(text: &str) -> usize {
+    let size = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => "\\u0000".len(),
+        _ => 1,
+    };
+    2 + text.bytes().map(size).sum::<usize>()
 }
 
 /// Writes text as a string of JSON.
@@ -509,6 +542,28 @@ mod tests {
         let mut out = Vec::new();
         event.write_json(&[], &mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_size_of_an_event_in_json_is_known_without_writing_it() {
+        let long = "\"\\ \n\u{1}\u{8}\u{7f}€".repeat(50);
+        for content_type in [None, Some("text/plain"), Some("application/json"), Some("image/png")] {
+            for data in [&b""[..], b"[1, 2]", long.as_bytes(), b"\xff\0", b"\xff\0\0", b"\xff\0\0\0"] {
+                let event = Event {
+                    id: long.as_str().into(),
+                    source: "/s".into(),
+                    kind: "t".into(),
+                    subject: content_type.map(Into::into),
+                    time_ms: Some(1),
+                    content_type: content_type.map(Into::into),
+                    extensions: [(name("partitionkey"), long.clone()), (name("a"), String::new())].into(),
+                    data: Bytes::copy_from_slice(data),
+                };
+                let mut out = Vec::new();
+                event.write_json(&[], &mut out);
+                assert_eq!(event.json_size(data), out.len(), "{content_type:?} {data:?}");
+            }
+        }
     }
 
     #[test]

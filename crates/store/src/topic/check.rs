@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minnow_model::event::{EventError, MAX_DATA_BYTES, MAX_DELAY, MAX_PUBLISH, MAX_PUBLISH_BYTES};
+use minnow_model::event::{Event, EventError, MAX_DATA_BYTES, MAX_DELAY, MAX_PUBLISH, MAX_PUBLISH_BYTES};
 
 use super::{Outgoing, TopicError};
 
@@ -25,10 +25,18 @@ pub(super) const MAX_REASON_BYTES: usize = 1024;
 pub const KEEP_CONSUMER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Messages or dead letters in one page.
 pub const MAX_PAGE: u32 = 1000;
-/// The data in one page, in bytes: it is in memory as a whole.
+/// What the messages in one page have together, in bytes: it is in memory as a whole.
 pub const MAX_PAGE_BYTES: usize = MAX_PUBLISH_BYTES;
 /// The longest time for which a message waits to be tried again: what a backoff may be, and more than `Retry-After`.
 pub(super) const MAX_RETRY: Duration = Duration::from_secs(24 * 3600);
+
+/// What each delivery of a message has beside the event: `sequence`, `deliverycount` and a comma, in bytes.
+const DELIVERED_BYTES: usize = 64;
+
+/// What a delivery of an event takes in a batch, in bytes.
+pub(super) fn delivered_bytes(event: &Event, data: &[u8]) -> usize {
+    event.json_size(data) + DELIVERED_BYTES
+}
 
 pub(super) fn outgoing(events: &[Outgoing]) -> Result<(), TopicError> {
     if events.len() > MAX_PUBLISH {

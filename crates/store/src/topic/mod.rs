@@ -83,8 +83,15 @@ pub struct Delivery {
     pub tries: u32,
     /// When it was delivered first, in milliseconds since 1970: now, if this is the first time.
     pub first_ms: u64,
-    /// It failed before, and comes in a batch of its own.
+    /// It failed before, or was settled as [`Settled::ReleaseAlone`], and comes in a batch of its own.
     pub alone: bool,
+}
+
+impl Delivery {
+    /// What it takes in a batch, in bytes: its attributes and its data as JSON has them. In memory it takes no more.
+    pub fn size(&self) -> usize {
+        check::delivered_bytes(&self.event, &self.event.data)
+    }
 }
 
 /// What became of a [`Delivery`].
@@ -98,6 +105,8 @@ pub enum Settled {
     },
     /// As if it had never been delivered: it comes again at once.
     Release,
+    /// As [`Settled::Release`], but it comes alone from now on: the batch was too large for its function.
+    ReleaseAlone,
     /// It goes to the dead letters.
     Dead(Box<Death>),
 }
@@ -440,13 +449,14 @@ impl fmt::Debug for Consumer {
 }
 
 impl Consumer {
-    /// What is to be delivered now: at most `most` messages, whose data has `most_bytes` together, but at least one where there is one.
-    /// Empty when nothing is ready; it waits for nothing to come. One that failed before comes alone.
+    /// What is to be delivered now: at most `most` messages of `most_bytes` together ([`Delivery::size`]), but at least one where there is
+    /// one. Empty when nothing is ready; it waits for nothing to come. One that failed before comes alone.
     pub async fn next(&self, most: usize, most_bytes: usize) -> Result<Vec<Delivery>, TopicError> {
         self.embedded.next(most, most_bytes).await
     }
 
-    /// When the next message that failed comes again, in milliseconds since 1970: in the past where it is due.
+    /// When there is something to look for with [`Consumer::next`] though nothing new came, in milliseconds since 1970: a message that
+    /// failed comes again, or what the filters left out is to be written down as done. In the past where it is due.
     pub fn next_due(&self) -> Option<u64> {
         self.embedded.next_due()
     }

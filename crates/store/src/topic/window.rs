@@ -17,6 +17,10 @@ use super::{At, Death, MAX_OUTSTANDING, Settled, check::MAX_RETRY};
 /// read again at most.
 const SKIP_COMMIT: u64 = 10_000;
 
+/// How often `upto` is written at most when all was read and nothing of it wanted. A topic that is full of such messages has room after
+/// this time; more often, each publish would cost a second commit.
+const FLOOR_EVERY: Duration = Duration::from_millis(200);
+
 /// A moment, in milliseconds: by the wall clock since 1970, and by one that is never set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
@@ -97,8 +101,16 @@ struct Item {
     first_ms: u64,
     due_ms: u64,
     state: State,
+    /// It goes alone also where it never failed.
+    alone: bool,
     /// It has a row on the disk, or in changes that are on their way there.
     has_row: bool,
+}
+
+impl Item {
+    fn goes_alone(&self) -> bool {
+        self.alone || self.tries > 0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +157,9 @@ pub(super) struct Window {
     filled: Vec<u64>,
     deaths: Vec<(u64, u32, Box<Death>)>,
     dead_changes: Vec<(u64, Option<DiedAgain>)>,
+    /// Whether `upto` is to be written though nothing was settled, and when that was said last, by the running clock.
+    rests: bool,
+    rested_ms: Option<u64>,
 }
 
 impl Window {
@@ -155,7 +170,7 @@ impl Window {
             let wait_ms = hole.due_ms.saturating_sub(now.wall_ms).min(MAX_RETRY.as_millis() as u64);
             let Hole { position, tries, due_ms, first_ms } = hole;
             let state = State::Waits(now.running_ms + wait_ms);
-            window.items.insert(position, Item { key, tries, first_ms, due_ms, state, has_row: true });
+            window.items.insert(position, Item { key, tries, first_ms, due_ms, state, alone: false, has_row: true });
             window.waits.insert((now.running_ms + wait_ms, At::Log(position)));
             if let Some(key) = key {
                 window.keys.entry(key).or_default().push_back(position);
@@ -214,9 +229,25 @@ impl Window {
         }
     }
 
-    /// When the next one comes again, by the wall clock; what is due already has `now`'s time, or an earlier one.
+    /// There is nothing to deliver. What was left out on the way here counts as done, and is to be written, though not too often.
+    pub(super) fn rest(&mut self, now: Moment) {
+        if self.floor() > self.upto && self.rest_due() <= now.running_ms {
+            self.rests = true;
+            self.rested_ms = Some(now.running_ms);
+        }
+    }
+
+    /// When [`Window::rest`] may have something written, by the running clock.
+    fn rest_due(&self) -> u64 {
+        self.rested_ms.map_or(0, |rested_ms| rested_ms.saturating_add(FLOOR_EVERY.as_millis() as u64))
+    }
+
+    /// When there is the next to look for, by the wall clock: one comes again, or what was left out is to be written. What is due already
+    /// has `now`'s time, or an earlier one.
     pub(super) fn next_due(&self, now: Moment) -> Option<u64> {
-        let (due, _) = self.waits.first()?;
+        let rest = (!self.rests && self.floor() > self.upto).then(|| self.rest_due());
+        let due = self.waits.first().map(|(due, _)| *due).into_iter().chain(rest).min()?;
+        let due = &due;
         Some((now.wall_ms + due.saturating_sub(now.running_ms)).saturating_sub(now.running_ms.saturating_sub(*due)))
     }
 
@@ -266,7 +297,7 @@ impl Window {
         item.state = State::Flies(batch);
         item.first_ms = if item.first_ms == 0 { now.wall_ms } else { item.first_ms };
         let (flight, key) = (Flight { tries: item.tries, first_ms: item.first_ms }, item.key);
-        if flight.tries == 0 {
+        if !item.goes_alone() {
             self.lend_next(key, position);
         }
         Some(flight)
@@ -277,7 +308,7 @@ impl Window {
         let Some(queue) = key.and_then(|key| self.keys.get(&key)) else { return };
         let place = queue.partition_point(|other| *other <= position);
         let Some(next) = queue.get(place).copied() else { return };
-        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && item.tries == 0) {
+        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone()) {
             item.state = State::Ready;
             self.ready.insert(next);
             self.lent.push(next);
@@ -302,10 +333,10 @@ impl Window {
         }
         self.read = self.read.max(position);
         let before = key.and_then(|key| self.keys.get(&key)?.back()).and_then(|before| self.items.get(before));
-        let goes = before.is_none_or(|before| before.state == State::Flies(batch) && before.tries == 0);
+        let goes = before.is_none_or(|before| before.state == State::Flies(batch) && !before.goes_alone());
         let state = if goes { State::Flies(batch) } else { State::Blocked };
         let first_ms = if goes { now.wall_ms } else { 0 };
-        self.items.insert(position, Item { key, tries: 0, first_ms, due_ms: 0, state, has_row: false });
+        self.items.insert(position, Item { key, tries: 0, first_ms, due_ms: 0, state, alone: false, has_row: false });
         if let Some(key) = key {
             self.keys.entry(key).or_default().push_back(position);
         }
@@ -319,6 +350,15 @@ impl Window {
 
     /// A message that is ready and not there any more: it counts as done.
     pub(super) fn lose(&mut self, position: u64) {
+        self.remove(position);
+    }
+
+    /// One that can be delivered to nobody, new or ready: it goes to the dead letters as it is.
+    pub(super) fn bury(&mut self, position: u64, death: Box<Death>) {
+        let tries = self.items.get(&position).map_or(0, |item| item.tries);
+        self.deaths.push((position, tries, death));
+        self.read = self.read.max(position);
+        self.passed = self.passed.max(position);
         self.remove(position);
     }
 
@@ -341,6 +381,8 @@ impl Window {
 
     fn settle_one(&mut self, position: u64, settled: Settled, now: Moment) {
         let Some(item) = self.items.get_mut(&position) else { return };
+        // Also one that was taken back just now: it was in the same batch.
+        item.alone |= matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
         let State::Flies(batch) = item.state else { return };
         match settled {
             Settled::Done => self.remove(position),
@@ -360,7 +402,7 @@ impl Window {
                 self.passed = self.passed.max(position);
                 self.take_back(key, position, batch);
             }
-            Settled::Release => {
+            Settled::Release | Settled::ReleaseAlone => {
                 let key = item.key;
                 self.wait_for_turn(position);
                 self.take_back(key, position, batch);
@@ -389,7 +431,7 @@ impl Window {
             return;
         }
         item.state = State::Ready;
-        if item.tries > 0 {
+        if item.goes_alone() {
             self.alone.insert(position)
         } else {
             self.ready.insert(position)
@@ -443,7 +485,8 @@ impl Window {
                 item.state = State::Waits(due);
                 self.waits.insert((due, At::Dead(number)));
             }
-            Settled::Release => {
+            // It goes alone anyway.
+            Settled::Release | Settled::ReleaseAlone => {
                 item.state = State::Ready;
                 self.dead_ready.insert(number);
             }
@@ -469,7 +512,7 @@ impl Window {
     /// Whether [`Window::changes`] has something that is to be written soon.
     pub(super) fn is_changed(&self) -> bool {
         let settled = !self.dirty.is_empty() || !self.filled.is_empty() || self.passed > self.upto;
-        settled || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
+        settled || self.rests || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
     }
 
     /// All up to here is done.
@@ -480,6 +523,7 @@ impl Window {
     /// What is to be written now; they count as written. `None` for nothing.
     pub(super) fn changes(&mut self) -> Option<Changes> {
         let upto = self.floor().max(self.passed).max(self.upto);
+        self.rests = false;
         let mut rows: BTreeSet<u64> = std::mem::take(&mut self.dirty);
         // What is passed and not done.
         let passed = self.items.range(self.upto.saturating_add(1)..=upto.max(self.upto.saturating_add(1)));

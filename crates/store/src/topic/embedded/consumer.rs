@@ -14,7 +14,8 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     super::{
-        At, ConsumerOptions, Delivery, Settled, TopicError,
+        At, ConsumerOptions, Death, Delivery, Settled, TopicError,
+        check::delivered_bytes,
         window::{Begun, Changes, Flight, Hole, Moment, Offered, Stored, Window},
     },
     Embedded, bound_known, dead, lock,
@@ -426,17 +427,33 @@ impl Look<'_> {
         Ok(Step::Found(vec![self.delivery(at, found, flight, true)]))
     }
 
+    /// Puts a batch together. What was found before an error goes out, since it flies: the next look meets the error.
     fn batch(&self, batch: u64, most: usize, most_bytes: usize) -> Result<Step, TopicError> {
-        let (mut deliveries, mut bytes) = (Vec::new(), 0);
+        let mut deliveries = Vec::new();
+        match self.fill(batch, most, most_bytes, &mut deliveries) {
+            Ok(Step::Found(_)) | Err(_) if !deliveries.is_empty() => Ok(Step::Found(deliveries)),
+            step => step,
+        }
+    }
+
+    /// Fills `deliveries`. [`Step::Found`] has none: they are there.
+    fn fill(
+        &self,
+        batch: u64,
+        most: usize,
+        most_bytes: usize,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Result<Step, TopicError> {
+        let mut bytes = 0;
         while deliveries.len() < most {
             let Some(position) = self.with(|window| window.ready()).flatten() else { break };
             let Some(found) = self.message(position)? else {
                 self.with(|window| window.lose(position));
                 continue;
             };
-            bytes += found.event.data.len();
+            bytes += delivered_bytes(&found.event, &found.event.data);
             if bytes > most_bytes && !deliveries.is_empty() {
-                return Ok(Step::Found(deliveries));
+                return Ok(Step::Found(Vec::new()));
             }
             if let Some(flight) = self.with(|window| window.fly(At::Log(position), Some(batch), self.now)).flatten() {
                 deliveries.push(self.delivery(At::Log(position), found, flight, false));
@@ -463,14 +480,21 @@ impl Look<'_> {
                     self.with(skip);
                     continue;
                 }
-                let event = rows::attributes(row, 2)?;
+                let event = match rows::attributes(row, 2) {
+                    Ok(event) => event,
+                    Err(unreadable) => {
+                        self.bury(position, unreadable);
+                        continue;
+                    }
+                };
                 let ConsumerOptions { types, subjects, .. } = &self.shared.options;
                 if !takes(types, Some(&event.kind)) || !takes(subjects, event.subject.as_deref()) {
                     self.with(skip);
                     continue;
                 }
                 let data = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-                bytes += data.len();
+                let size = delivered_bytes(&event, data);
+                bytes += size;
                 if bytes > most_bytes && !deliveries.is_empty() {
                     break;
                 }
@@ -483,17 +507,21 @@ impl Look<'_> {
                         deliveries.push(self.delivery(At::Log(position), found, flight, false));
                     }
                     // What waits does not count.
-                    Some(Offered::Blocked) => bytes -= data.len(),
+                    Some(Offered::Blocked) => bytes -= size,
                     Some(Offered::Full) => break,
                     None => return Ok(Step::Again),
                 }
             }
         }
         if !deliveries.is_empty() {
-            return Ok(Step::Found(deliveries));
+            return Ok(Step::Found(Vec::new()));
         }
         let again = !at_end || self.with(|window| window.has_alone()).unwrap_or(true);
-        Ok(if again { Step::Again } else { Step::Found(Vec::new()) })
+        if again {
+            return Ok(Step::Again);
+        }
+        self.with(|window| window.rest(self.now));
+        Ok(Step::Found(Vec::new()))
     }
 
     fn delivery(&self, at: At, found: Found, flight: Flight, alone: bool) -> Delivery {
@@ -502,19 +530,35 @@ impl Look<'_> {
         Delivery { at, generation, position, event, time_ms, tries, first_ms, alone }
     }
 
-    /// A message, unless it is gone or too old.
+    /// A message whose attributes cannot be read is delivered to nobody. It is a dead letter, so that those behind it go on.
+    fn bury(&self, position: u64, unreadable: rows::Unreadable) {
+        let rows::Unreadable(reason) = unreadable;
+        let Shared { topic, function, .. } = self.shared;
+        tracing::error!(topic = %topic.name, %function, position, reason, "a message is a dead letter: it cannot be delivered");
+        let death = Death { reason, status: None, answer: bytes::Bytes::new(), forward: None };
+        self.with(|window| window.bury(position, Box::new(death)));
+    }
+
+    /// A message, unless it is gone, too old, or was buried just now.
     fn message(&self, position: u64) -> Result<Option<Found>, TopicError> {
         let sql = "SELECT position, time_ms, head, data FROM message WHERE position = ?1 AND time_ms >= ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query((position, self.oldest_ms))?;
-        rows.next()?.map(found).transpose()
+        let Some(row) = rows.next()? else { return Ok(None) };
+        match rows::attributes(row, 2) {
+            Ok(event) => Ok(Some(found(row, event)?)),
+            Err(unreadable) => {
+                self.bury(position, unreadable);
+                Ok(None)
+            }
+        }
     }
 
     fn letter(&self, number: u64) -> Result<Option<Found>, TopicError> {
         let sql = "SELECT position, time_ms, head, data FROM dead WHERE number = ?1 AND again = 1";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([number])?;
-        rows.next()?.map(found).transpose()
+        rows.next()?.map(|row| found(row, rows::attributes_of_dead(row, 2))).transpose()
     }
 }
 
@@ -524,8 +568,10 @@ impl Shared {
     }
 }
 
-fn found(row: &Row<'_>) -> Result<Found, TopicError> {
-    Ok(Found { position: row.get(0)?, time_ms: row.get(1)?, event: rows::event(row, 2, 3)? })
+/// The message of a row whose attributes are read.
+fn found(row: &Row<'_>, event: Event) -> Result<Found, TopicError> {
+    let event = Event { data: rows::bytes(row, 3)?, ..event };
+    Ok(Found { position: row.get(0)?, time_ms: row.get(1)?, event })
 }
 
 /// What is durable of a consumer.
@@ -549,7 +595,9 @@ fn stored(
         while let Some(row) = rows.next()? {
             let hole = Hole { position: row.get(0)?, tries: row.get(1)?, due_ms: row.get(2)?, first_ms: row.get(3)? };
             let is_there = row.get_ref(4)? != rusqlite::types::ValueRef::Null;
-            holes.push((hole, if is_there { key(&rows::attributes(row, 4)?) } else { None }));
+            // One that cannot be read is buried when it would be delivered.
+            let event = if is_there { rows::attributes(row, 4).ok() } else { None };
+            holes.push((hole, event.as_ref().and_then(&key)));
         }
     }
     let sql = "SELECT number FROM dead WHERE consumer = ?1 AND again = 1 ORDER BY number";

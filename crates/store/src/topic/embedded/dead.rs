@@ -18,7 +18,7 @@ use super::{
     rows::{self, Counts},
 };
 
-/// Copies that are published at once, and their data in bytes.
+/// Copies that are published at once, and their bytes.
 const FORWARDED_AT_ONCE: usize = 50;
 const FORWARDED_BYTES: usize = 2 << 20;
 
@@ -65,7 +65,8 @@ impl Embedded {
             let mut rows = statement.query([number])?;
             let Some(row) = rows.next()? else { return Ok(None) };
             let answer = row.get::<_, Vec<u8>>(12)?.into();
-            Ok(Some(DeadLetter { info: info(row)?, answer, event: Arc::new(rows::event(row, 11, 13)?) }))
+            let event = Event { data: rows::bytes(row, 13)?, ..rows::attributes_of_dead(row, 11) };
+            Ok(Some(DeadLetter { info: info(row)?, answer, event: Arc::new(event) }))
         };
         self.read(topic, read).await
     }
@@ -189,7 +190,7 @@ impl Embedded {
 }
 
 fn info(row: &Row<'_>) -> Result<DeadInfo, TopicError> {
-    let Event { id, kind, .. } = rows::attributes(row, 11)?;
+    let Event { id, kind, .. } = rows::attributes_of_dead(row, 11);
     Ok(DeadInfo {
         number: row.get(0)?,
         function: name(row, 1)?,
@@ -342,7 +343,7 @@ fn copies(connection: &Connection, topic: &StoreName, after: u64) -> Result<Vec<
         && let Some(row) = rows.next()?
     {
         let event = copy(topic, row)?;
-        bytes += event.data.len();
+        bytes += event.size();
         found.push(Copy { number: row.get(0)?, to: name(row, 1)?, event });
     }
     Ok(found)
@@ -351,7 +352,7 @@ fn copies(connection: &Connection, topic: &StoreName, after: u64) -> Result<Vec<
 /// The event of a dead letter's copy: its own, and what became of it. Its id is the same each time that it is made, so that one that was
 /// published before a crash is not taken twice.
 fn copy(topic: &StoreName, row: &Row<'_>) -> Result<Event, TopicError> {
-    let mut event = rows::event(row, 7, 8)?;
+    let mut event = Event { data: rows::bytes(row, 8)?, ..rows::attributes_of_dead(row, 7) };
     let function: FunctionName = name(row, 2)?;
     let (position, tries): (u64, u32) = (row.get(3)?, row.get(4)?);
     let (reason, status): (String, Option<u16>) = (row.get(5)?, row.get(6)?);

@@ -315,7 +315,7 @@ impl Embedded {
                 && let Some(row) = rows.next()?
             {
                 let event = rows::event(row, 2, 3)?;
-                bytes += event.data.len();
+                bytes += event.size();
                 if bytes > MAX_PAGE_BYTES && !page.messages.is_empty() {
                     break;
                 }

@@ -136,6 +136,9 @@ impl Counts {
     }
 }
 
+/// The `type` of a dead letter whose own attributes cannot be read.
+const UNREADABLE_KIND: &str = "minnow.unreadable";
+
 /// The attributes of an event, as they are kept.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Head<'a> {
@@ -169,30 +172,54 @@ pub(super) fn head(event: &Event) -> Result<String, TopicError> {
         content_type: content_type.clone(),
         extensions: Cow::Borrowed(extensions),
     };
-    serde_json::to_string(&head).map_err(|error| corrupt(&error))
+    serde_json::to_string(&head)
+        .map_err(|error| Unreadable(format!("the attributes of a message cannot be written: {error}")).into())
 }
 
 /// The event of two columns: its head and its data.
 pub(super) fn event(row: &Row<'_>, head: usize, data: usize) -> Result<Event, TopicError> {
-    let bytes = Bytes::copy_from_slice(row.get_ref(data)?.as_blob().map_err(rusqlite::Error::from)?);
-    Ok(Event { data: bytes, ..attributes(row, head)? })
+    Ok(Event { data: bytes(row, data)?, ..attributes(row, head)? })
+}
+
+/// The data of an event.
+pub(super) fn bytes(row: &Row<'_>, data: usize) -> Result<Bytes, TopicError> {
+    Ok(Bytes::copy_from_slice(row.get_ref(data)?.as_blob().map_err(rusqlite::Error::from)?))
+}
+
+/// Why the head of a row cannot be read. It is the trouble of this row, and of no other.
+#[derive(Debug)]
+pub(super) struct Unreadable(pub String);
+
+impl From<Unreadable> for TopicError {
+    fn from(Unreadable(detail): Unreadable) -> Self {
+        // The file's path is put in where the error leaves the topic.
+        Self::Corrupt { path: "topic.db".into(), detail }
+    }
 }
 
 /// The event of a row without its data.
-pub(super) fn attributes(row: &Row<'_>, head: usize) -> Result<Event, TopicError> {
-    let text = row.get_ref(head)?.as_str().map_err(rusqlite::Error::from)?;
-    let head: Head<'_> = serde_json::from_str(text).map_err(|error| corrupt(&error))?;
+pub(super) fn attributes(row: &Row<'_>, head: usize) -> Result<Event, Unreadable> {
+    let told = |error: &dyn std::fmt::Display| Unreadable(format!("the attributes of a message cannot be read: {error}"));
+    let text = row.get_ref(head).map_err(|error| told(&error))?.as_bytes().map_err(|error| told(&error))?;
+    let head: Head<'_> = serde_json::from_slice(text).map_err(|error| told(&error))?;
     let Head { id, source, kind, subject, time_ms, content_type, extensions } = head;
     let extensions = extensions.into_owned();
     Ok(Event { id, source, kind, subject, time_ms, content_type, extensions, data: Bytes::new() })
 }
 
-/// The file's path is put in where the error leaves the topic.
-fn corrupt(error: &serde_json::Error) -> TopicError {
-    TopicError::Corrupt {
-        path: "topic.db".into(),
-        detail: format!("the attributes of a message cannot be read: {error}"),
-    }
+/// [`attributes`] of a dead letter: one whose head cannot be read has others in their place, so that it can be listed, read, tried again
+/// and dropped as any other.
+pub(super) fn attributes_of_dead(row: &Row<'_>, head: usize) -> Event {
+    attributes(row, head).unwrap_or_else(|_| Event {
+        id: "unreadable".into(),
+        source: "/unreadable".into(),
+        kind: UNREADABLE_KIND.into(),
+        subject: None,
+        time_ms: None,
+        content_type: None,
+        extensions: BTreeMap::new(),
+        data: Bytes::new(),
+    })
 }
 
 /// What an id is remembered by.

@@ -25,6 +25,7 @@ macro_rules! contract_tests {
             in_one_batch_a_key_is_taken_back_behind_what_comes_again,
             too_much_that_is_outstanding_stops_the_reading,
             filters_leave_out_what_is_not_wanted,
+            what_is_left_out_is_done_though_nothing_is_settled,
             dead_letters_are_kept_with_their_reason_and_tried_again_or_dropped,
             a_copy_of_a_dead_letter_is_forwarded_once,
             a_replay_begins_at_a_position_or_time_also_in_flight,
@@ -37,6 +38,8 @@ macro_rules! contract_tests {
             one_consumer_at_a_time,
             a_consumer_begins_where_it_says,
             a_batch_is_bounded_in_bytes,
+            a_batch_is_counted_as_it_goes_out,
+            a_batch_that_is_too_large_comes_one_by_one,
             the_hook_is_told_of_what_is_new_and_due,
             a_deleted_app_leaves_nothing,
             the_largest_of_everything_is_kept,
@@ -373,6 +376,39 @@ pub(super) async fn filters_leave_out_what_is_not_wanted(topics: Topics, _clock:
     drop(consumer);
     let _wait = super::consumer(&topics, "a").await;
     assert_eq!(topics.survey(&orders()).await.unwrap().consumers[0].lag, 0, "what was left out is done");
+}
+
+pub(super) async fn what_is_left_out_is_done_though_nothing_is_settled(topics: Topics, clock: TestClock) {
+    let bounded = TopicRules { max_messages: Some(3), ..rules() };
+    topics.ensure(&orders(), &bounded, &[(function("a"), From::Start)]).await.unwrap();
+    let types = vec!["other".parse::<Pattern>().unwrap()];
+    let options = ConsumerOptions { types, ..ConsumerOptions::default() };
+    let consumer = topics.consumer(&orders(), &function("a"), options).await.unwrap();
+    let lag = async || topics.survey(&orders()).await.unwrap().consumers[0].lag;
+    let written = async || {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while lag().await > 0 {
+            assert!(std::time::Instant::now() < deadline, "it was not written");
+            tokio::task::yield_now().await;
+        }
+    };
+    for round in 0..3 {
+        for number in 0..3 {
+            let event = event(&format!("{round}/{number}"));
+            topics.publish(&orders(), &bounded, vec![now(event)]).await.unwrap();
+        }
+        assert_eq!(next(&consumer, 10).await, []);
+        if round > 0 {
+            // Not at each look; it says when it is to be looked at.
+            let due = consumer.next_due().unwrap();
+            assert!(due > clock.now_ms() && due <= clock.now_ms() + 1_000);
+            assert_eq!(lag().await, 3);
+            clock.advance(Duration::from_millis(due - clock.now_ms()));
+            assert_eq!(next(&consumer, 10).await, []);
+        }
+        written().await;
+        assert_eq!(consumer.next_due(), None);
+    }
 }
 
 pub(super) async fn dead_letters_are_kept_with_their_reason_and_tried_again_or_dropped(
@@ -740,11 +776,13 @@ pub(super) async fn a_consumer_begins_where_it_says(topics: Topics, _clock: Test
 
 pub(super) async fn a_batch_is_bounded_in_bytes(topics: Topics, _clock: TestClock) {
     follow(&topics, &["a"]).await;
-    publish(&topics, ["x".repeat(60), "y".repeat(40), "z".repeat(300), "a".into()].map(|data| event(&data))).await;
+    // The id is the data again, and both go out.
+    publish(&topics, ["x".repeat(600), "y".repeat(400), "z".repeat(3000), "a".into()].map(|data| event(&data))).await;
     let consumer = consumer(&topics, "a").await;
     let mut sizes = Vec::new();
-    for most_bytes in [100, 100, 100] {
+    for most_bytes in [2_500, 2_500, 2_500] {
         let deliveries = consumer.next(10, most_bytes).await.unwrap();
+        assert!(deliveries.len() == 1 || deliveries.iter().map(Delivery::size).sum::<usize>() <= most_bytes);
         sizes.push(deliveries.iter().map(|delivery| delivery.event.data.len()).collect::<Vec<_>>());
         settle(&consumer, &deliveries, |_| Settled::Release).await;
         if sizes.len() < 3 {
@@ -754,7 +792,65 @@ pub(super) async fn a_batch_is_bounded_in_bytes(topics: Topics, _clock: TestCloc
         }
     }
     // One that is larger goes alone.
-    assert_eq!(sizes, [vec![60, 40], vec![300], vec![1]]);
+    assert_eq!(sizes, [vec![600, 400], vec![3000], vec![1]]);
+}
+
+pub(super) async fn a_batch_is_counted_as_it_goes_out(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    // A byte of data each: with attributes, in base64, and with what JSON escapes.
+    let long = |text: &str| Event { extensions: [("a".parse().unwrap(), text.repeat(1000))].into(), ..event("1") };
+    let binary = || Event { content_type: None, data: vec![0xff; 3000].into(), ..event("1") };
+    let escaped = || Event { data: vec![1; 700].into(), ..event("1") };
+    for (events, at_once) in [
+        ([long("x"), long("x"), long("x"), long("x")], 3),
+        ([long("\""), long("\""), long("\""), long("\"")], 1),
+        ([binary(), binary(), event("1"), event("1")], 1),
+        ([escaped(), event("1"), event("1"), event("1")], 1),
+    ] {
+        publish(&topics, events).await;
+        let consumer = consumer(&topics, "a").await;
+        let deliveries = consumer.next(10, 4300).await.unwrap();
+        assert_eq!(deliveries.len(), at_once);
+        let extra = [("sequence", "00000000000000000001"), ("deliverycount", "1000")];
+        let events = deliveries.iter().map(|delivery| (&*delivery.event, extra.to_vec()));
+        assert!(at_once == 1 || minnow_model::event::write_batch(events).len() <= 4300);
+        // Released, they go the same way.
+        settle(&consumer, &deliveries, |_| Settled::Release).await;
+        assert_eq!(consumer.next(10, 4300).await.unwrap().len(), at_once);
+        drop(consumer);
+        drain(&super::consumer(&topics, "a").await).await;
+    }
+}
+
+pub(super) async fn a_batch_that_is_too_large_comes_one_by_one(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    let keys = ["ada", "ada", "bob", "ada", "bob"];
+    publish(&topics, keys.iter().enumerate().map(|(index, key)| with_key(&(index + 1).to_string(), key))).await;
+    let consumer = by_customer(&topics, "a").await;
+    let batch = next(&consumer, 4).await;
+    settle(&consumer, &batch, |_| Settled::ReleaseAlone).await;
+    let mut order = Vec::new();
+    loop {
+        let deliveries = next(&consumer, 10).await;
+        if deliveries.is_empty() {
+            break;
+        }
+        let is_alone = deliveries.iter().all(|delivery| delivery.alone && delivery.tries == 0);
+        order.push((data(&deliveries).join(" "), is_alone));
+        // Not now: it stays alone.
+        settle(&consumer, &deliveries, |_| Settled::Release).await;
+        let mut again = next(&consumer, 10).await;
+        if data(&again) != data(&deliveries) {
+            // The others have their turn first.
+            done(&consumer, &again).await;
+            order.push((data(&again).join(" "), again.iter().all(|delivery| delivery.alone)));
+            again = next(&consumer, 10).await;
+        }
+        assert_eq!(data(&again), data(&deliveries));
+        done(&consumer, &again).await;
+    }
+    order.sort();
+    assert_eq!(order, ["1", "2", "3", "4", "5"].map(|data| (data.to_owned(), data != "5")));
 }
 
 pub(super) async fn the_hook_is_told_of_what_is_new_and_due(topics: Topics, clock: TestClock) {

@@ -453,3 +453,57 @@ async fn a_topic_is_held_for_a_backup_and_adopted_from_it() {
     assert_eq!(drain(&consumer(&topics, "a").await).await, ["1"]);
     assert!(away.join("orders.db").exists());
 }
+
+/// Does something to the file of the topic.
+async fn execute(topics: &Topics, sql: &'static str) {
+    let open = topics.embedded.stores.or_create(&orders()).await.unwrap();
+    let work = move |connection: &rusqlite::Connection| -> Result<usize, TopicError> { Ok(connection.execute(sql, [])?) };
+    assert!(open.database.write(work).await.unwrap() > 0, "{sql}");
+}
+
+#[tokio::test]
+async fn what_was_found_before_an_error_goes_out_and_the_rest_comes_when_it_is_over() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    let keys = ["ada", "bob", "ada", "bob", "ada"];
+    publish(&topics, keys.iter().enumerate().map(|(index, key)| with_key(&(index + 1).to_string(), key))).await;
+    let consumer = by_customer(&topics, "a").await;
+    // Of no use to anybody: a time before 1970.
+    execute(&topics, "UPDATE message SET time_ms = -1 - time_ms WHERE position = 3").await;
+    let first = next(&consumer, 10).await;
+    assert_eq!(data(&first), ["1", "2"]);
+    consumer.next(10, usize::MAX).await.unwrap_err();
+    assert_eq!(consumer.outstanding(), 2);
+    done(&consumer, &first).await;
+    consumer.next(10, usize::MAX).await.unwrap_err();
+    assert_eq!(consumer.outstanding(), 0);
+    execute(&topics, "UPDATE message SET time_ms = -1 - time_ms WHERE position = 3").await;
+    let rest = next(&consumer, 10).await;
+    assert_eq!(data(&rest), ["3", "4", "5"]);
+}
+
+#[tokio::test]
+async fn a_message_whose_attributes_cannot_be_read_is_a_dead_letter_and_the_others_go_on() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish_all(&topics, (1..=5).map(|number| number.to_string())).await;
+    let consumer_ = consumer(&topics, "a").await;
+    let first = next(&consumer_, 2).await;
+    settle(&consumer_, &first, |delivery| if delivery.position == 1 { Settled::Release } else { retry(0) }).await;
+    execute(&topics, "UPDATE message SET head = '{\"id\":7}' WHERE position IN (1, 2, 4)").await;
+    assert_eq!(drain(&consumer_).await, ["3", "5"]);
+    drop(consumer_);
+    let consumer_ = consumer(&topics, "a").await;
+    assert_eq!(drain(&consumer_).await, Vec::<String>::new());
+    let mut letters = topics.dead_list(&orders(), Some(&function("a")), 0, 10).await.unwrap().letters;
+    letters.sort_by_key(|letter| letter.position);
+    let told: Vec<_> = letters.iter().map(|letter| (letter.position, letter.tries, &*letter.event_kind)).collect();
+    assert_eq!(told, [(1, 0, "minnow.unreadable"), (2, 1, "minnow.unreadable"), (4, 0, "minnow.unreadable")]);
+    assert!(letters[0].reason.contains("attributes"), "{}", letters[0].reason);
+    // Its data is there still, and it is tried again as any other.
+    let whole = topics.dead_get(&orders(), letters[2].number).await.unwrap().unwrap();
+    assert_eq!(&whole.event.data[..], b"4");
+    topics.dead_retry(&orders(), Which::One(letters[2].number)).await.unwrap();
+    assert_eq!(drain(&consumer_).await, ["4"]);
+    assert_eq!(topics.dead_drop(&orders(), Which::All(function("a"))).await.unwrap(), 2);
+}

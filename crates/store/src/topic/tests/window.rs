@@ -50,6 +50,8 @@ struct Trial {
     flying: Vec<Vec<u64>>,
     /// Done, as the window was told; and as the disk has it.
     done: BTreeSet<u64>,
+    /// Were in a batch that was too large.
+    alone: BTreeSet<u64>,
     kept: BTreeSet<u64>,
     on_the_way_done: Vec<BTreeSet<u64>>,
 }
@@ -61,8 +63,9 @@ impl Trial {
         let now = Moment { wall_ms: 1_000_000, running_ms: 0 };
         let window = Window::new(Stored::default(), now);
         let (stored, done, kept) = (Stored::default(), BTreeSet::new(), BTreeSet::new());
+        let alone = BTreeSet::new();
         let (on_the_way, flying, on_the_way_done) = (Vec::new(), Vec::new(), Vec::new());
-        Self { draw, now, keys, window, stored, on_the_way, flying, done, kept, on_the_way_done }
+        Self { draw, now, keys, window, stored, on_the_way, flying, done, alone, kept, on_the_way_done }
     }
 
     fn messages(&self) -> u64 {
@@ -74,7 +77,8 @@ impl Trial {
         let mut batch = Vec::new();
         match self.window.begin(self.now) {
             Begun::Alone(At::Log(position)) => {
-                assert!(self.window.fly(At::Log(position), None, self.now).unwrap().tries > 0);
+                let flight = self.window.fly(At::Log(position), None, self.now).unwrap();
+                assert!(flight.tries > 0 || self.alone.contains(&position));
                 batch.push(position);
             }
             Begun::Alone(At::Dead(_)) => panic!("there are no dead letters"),
@@ -125,6 +129,7 @@ impl Trial {
             let settled = match self.draw.below(8) {
                 0 => Settled::Retry { after: Duration::from_millis(self.draw.below(50)), counted: true },
                 1 => Settled::Retry { after: Duration::from_millis(self.draw.below(50)), counted: false },
+                2 if self.draw.below(3) == 0 => Settled::ReleaseAlone,
                 2 => Settled::Release,
                 _ => Settled::Done,
             };
@@ -134,6 +139,9 @@ impl Trial {
                 self.done.insert(*position);
             } else {
                 held_back.extend(key);
+            }
+            if settled == Settled::ReleaseAlone {
+                self.alone.insert(*position);
             }
             results.push((At::Log(*position), self.stored.generation, settled));
         }
