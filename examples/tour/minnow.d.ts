@@ -506,4 +506,8 @@ export interface GuestbookEnv {
   PHOTOS: Bucket;
 }
 
-export type Env = GuestbookEnv;
+/** `env` of the function `shop`. */
+export interface ShopEnv {
+  ORDERS: Topic;
+  SHOP: KvNamespace;
+}

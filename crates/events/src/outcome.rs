@@ -58,7 +58,7 @@ fn settle(
         Delivered::NotNow(..) => Settled::Release,
         // Alone it may fit.
         Delivered::Failed(Code::RequestTooLarge) if together > 1 => {
-            Settled::Retry { after: Duration::ZERO, counted: false }
+            Settled::ReleaseAlone
         }
         // It does not become shorter.
         Delivered::Failed(Code::RequestTooLarge) => dead(
@@ -267,7 +267,7 @@ mod tests {
         let acks = Some(Acks { retry, untried: vec![3] });
         let ended = settled(&Delivered::Answered { status: 200, retry_after: None, answer: Bytes::new(), acks });
         assert_eq!(ended, [Settled::Done, Settled::Retry { after: second, counted: true }, Settled::Release]);
-        let alone = Settled::Retry { after: Duration::ZERO, counted: false };
-        assert_eq!(settled(&Delivered::Failed(Code::RequestTooLarge)), [alone.clone(), alone.clone(), alone]);
+        let alone = || Settled::ReleaseAlone;
+        assert_eq!(settled(&Delivered::Failed(Code::RequestTooLarge)), [alone(), alone(), alone()]);
     }
 }
