@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_are_read_or_refused() {
-        let asked = |sequence, after| RetryAsked { sequence, after };
+        let asked = |sequence, after| RetryAsked { sequence, after, reason: None };
         for (text, expected) in [
             (r#"{"retry":[]}"#, Some(vec![])),
             (
