@@ -81,7 +81,8 @@ impl Changes {
         let Self { generation, upto, holes, filled, deaths, dead } = self;
         let dying: BTreeSet<u64> = deaths.iter().map(|(position, _, _)| *position).collect();
         let mut holes = holes.clone();
-        let hole = |(position, tries, _): &(u64, u32, _)| Hole { position: *position, tries: *tries, due_ms: 0, first_ms: 0 };
+        let hole =
+            |(position, tries, _): &(u64, u32, _)| Hole { position: *position, tries: *tries, due_ms: 0, first_ms: 0 };
         holes.extend(deaths.iter().map(hole));
         let filled = filled.iter().copied().filter(|position| !dying.contains(position)).collect();
         let (done, died) = dead.iter().cloned().partition(|(_, died)| died.is_none());
@@ -205,7 +206,10 @@ impl Window {
             let wait_ms = hole.due_ms.saturating_sub(now.wall_ms).min(MAX_RETRY.as_millis() as u64);
             let Hole { position, tries, due_ms, first_ms } = hole;
             let state = State::Waits(now.running_ms + wait_ms);
-            window.items.insert(position, Item { key, tries, first_ms, is_first: first_ms == 0, due_ms, state, alone: false, has_row: true });
+            window.items.insert(
+                position,
+                Item { key, tries, first_ms, is_first: first_ms == 0, due_ms, state, alone: false, has_row: true },
+            );
             window.waits.insert((now.running_ms + wait_ms, At::Log(position)));
             if let Some(key) = key {
                 window.keys.entry(key).or_default().push_back(position);
@@ -350,7 +354,8 @@ impl Window {
         let Some(queue) = key.and_then(|key| self.keys.get(&key)) else { return };
         let place = queue.partition_point(|other| *other <= position);
         let Some(next) = queue.get(place).copied() else { return };
-        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone()) {
+        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone())
+        {
             item.state = State::Ready;
             self.ready.insert(next);
             self.lent.push(next);
@@ -378,7 +383,10 @@ impl Window {
         let goes = before.is_none_or(|before| before.state == State::Flies(batch) && !before.goes_alone());
         let state = if goes { State::Flies(batch) } else { State::Blocked };
         let first_ms = if goes { now.wall_ms } else { 0 };
-        self.items.insert(position, Item { key, tries: 0, first_ms, is_first: true, due_ms: 0, state, alone: false, has_row: false });
+        self.items.insert(
+            position,
+            Item { key, tries: 0, first_ms, is_first: true, due_ms: 0, state, alone: false, has_row: false },
+        );
         if let Some(key) = key {
             self.keys.entry(key).or_default().push_back(position);
         }
@@ -424,7 +432,8 @@ impl Window {
     fn settle_one(&mut self, position: u64, settled: Settled, now: Moment) {
         let Some(item) = self.items.get_mut(&position) else { return };
         // Also one that was taken back just now: it was in the same batch.
-        item.alone |= matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
+        item.alone |=
+            matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
         let State::Flies(batch) = item.state else { return };
         match settled {
             Settled::Done => self.remove(position),
@@ -556,7 +565,11 @@ impl Window {
     /// Whether [`Window::changes`] has something that is to be written soon.
     pub(super) fn is_changed(&self) -> bool {
         let settled = !self.dirty.is_empty() || !self.filled.is_empty() || self.passed > self.upto;
-        settled || self.rests || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
+        settled
+            || self.rests
+            || !self.deaths.is_empty()
+            || !self.dead_changes.is_empty()
+            || self.floor() >= self.upto + SKIP_COMMIT
     }
 
     /// All up to here is done.

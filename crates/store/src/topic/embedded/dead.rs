@@ -44,7 +44,8 @@ impl Embedded {
             let of_one = if function.is_some() { "consumer = ?2 AND" } else { "?2 IS NULL AND" };
             let sql = format!("SELECT {INFO} FROM dead WHERE {of_one} number > ?1 ORDER BY number");
             let mut statement = connection.prepare_cached(&sql)?;
-            let mut rows = statement.query((after.min(rows::MAX_NUMBER), function.as_ref().map(FunctionName::as_str)))?;
+            let mut rows =
+                statement.query((after.min(rows::MAX_NUMBER), function.as_ref().map(FunctionName::as_str)))?;
             let mut page = DeadPage::default();
             while let Some(row) = rows.next()? {
                 if page.letters.len() == limit as usize {
@@ -90,7 +91,8 @@ impl Embedded {
             bound_known(connection, &file_bytes)?;
             let letters = select(connection, &which)?;
             let mut live = connection.prepare_cached("SELECT 1 FROM consumer WHERE name = ?1")?;
-            let mut again = connection.prepare_cached("UPDATE dead SET again = 1, retries = retries + 1 WHERE number = ?1")?;
+            let mut again =
+                connection.prepare_cached("UPDATE dead SET again = 1, retries = retries + 1 WHERE number = ?1")?;
             for (name, number) in &letters {
                 if !live.exists([name])? {
                     let function = name.parse().map_err(|_| TopicError::NoSuchMessage(*number))?;
@@ -360,7 +362,8 @@ pub(super) fn settle(
         return Ok(false);
     };
     let of_before = format!("SELECT {BYTES} FROM dead WHERE number = ?1");
-    let before: Option<u64> = connection.prepare_cached(&of_before)?.query_row([number], |row| row.get(0)).optional()?;
+    let before: Option<u64> =
+        connection.prepare_cached(&of_before)?.query_row([number], |row| row.get(0)).optional()?;
     // It is gone.
     let Some(before) = before else { return Ok(false) };
     // Its copy, if there is to be one, was made when it died first.

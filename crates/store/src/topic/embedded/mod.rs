@@ -30,8 +30,8 @@ use self::{
     rows::Counts,
 };
 use super::{
-    Bound, ConsumerSurvey, Hook, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To,
-    TopicError, TopicRules, check, window::Moment,
+    Bound, ConsumerSurvey, Hook, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To, TopicError,
+    TopicRules, check, window::Moment,
 };
 use crate::{
     Database, StoreError,

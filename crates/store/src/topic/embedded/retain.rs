@@ -203,18 +203,20 @@ fn drop_done(connection: &Connection, rules: &TopicRules, counts: &mut Counts, n
     Ok(())
 }
 
-/// The time by which ids are remembered: that of the messages, which never goes back, but no more than the window ahead of the clock. One
-/// that was far ahead once, and was set back, has ids neither remembered until it comes there again nor forgotten never.
+/// The time by which ids are remembered: that of the messages, which never goes back, but no more than the window ahead of the clock. So
+/// after a clock that was far ahead and was set back, an id is not a duplicate until the time has come there again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IdTime {
     pub ms: u64,
+    /// What was seen later was seen by a clock that was ahead. A window more than what is noted: the clock may be set back a little again.
     most_ms: u64,
 }
 
 impl IdTime {
     pub(super) fn of(counts: &Counts, now_ms: u64) -> Self {
-        let most_ms = now_ms.saturating_add(ms(DEDUP_WINDOW));
-        Self { ms: counts.last_ms.max(now_ms).min(most_ms), most_ms }
+        let window = ms(DEDUP_WINDOW);
+        let most_ms = now_ms.saturating_add(2 * window);
+        Self { ms: counts.last_ms.max(now_ms).min(now_ms.saturating_add(window)), most_ms }
     }
 
     /// Whether an id that was seen then is remembered.

@@ -203,7 +203,8 @@ impl From<Unreadable> for TopicError {
 
 /// The event of a row without its data.
 pub(super) fn attributes(row: &Row<'_>, head: usize) -> Result<Event, Unreadable> {
-    let told = |error: &dyn std::fmt::Display| Unreadable(format!("the attributes of a message cannot be read: {error}"));
+    let told =
+        |error: &dyn std::fmt::Display| Unreadable(format!("the attributes of a message cannot be read: {error}"));
     let text = row.get_ref(head).map_err(|error| told(&error))?.as_bytes().map_err(|error| told(&error))?;
     let head: Head<'_> = serde_json::from_slice(text).map_err(|error| told(&error))?;
     let Head { id, source, kind, subject, time_ms, content_type, extensions } = head;
