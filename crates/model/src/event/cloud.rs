@@ -173,11 +173,12 @@ impl Event {
             return bytes;
         }
         let content_type = self.content_type.as_deref().unwrap_or_default();
-        bytes + match std::str::from_utf8(data).ok().filter(|_| is_text(content_type)) {
-            _ if is_json(content_type) => ",\"data\":".len() + data.len(),
-            Some(text) => ",\"data\":".len() + text_size(text),
-            None => ",\"data_base64\":\"\"".len() + data.len().div_ceil(3) * 4,
-        }
+        bytes
+            + match std::str::from_utf8(data).ok().filter(|_| is_text(content_type)) {
+                _ if is_json(content_type) => ",\"data\":".len() + data.len(),
+                Some(text) => ",\"data\":".len() + text_size(text),
+                None => ",\"data_base64\":\"\"".len() + data.len().div_ceil(3) * 4,
+            }
     }
 
     /// The headers of the event in binary mode, `content-type` among them. `extra` are attributes that go out with it, in the

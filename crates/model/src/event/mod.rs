@@ -63,6 +63,11 @@ impl AttributeName {
         &self.0
     }
 
+    /// Whether messages can be kept in order by it: [`Event::attribute`] never has these.
+    pub(crate) fn can_order(&self) -> bool {
+        !matches!(self.as_str(), "specversion" | "time" | "datacontenttype" | "data")
+    }
+
     /// The extension that holds the key of a message.
     pub fn partition_key() -> Self {
         Self(PARTITION_KEY.into())

@@ -182,7 +182,7 @@ impl Subscription {
 
     /// What is wrong with it, but for the topics that it names; `None` when it is sound.
     pub(crate) fn mistake(&self) -> Option<String> {
-        let Self { batch, wait, retries, types, subjects, .. } = self;
+        let Self { batch, wait, retries, order_by, types, subjects, .. } = self;
         if !(1..=MAX_BATCH).contains(batch) {
             return Some(format!("`batch` is {batch}; it is from 1 to {MAX_BATCH}"));
         }
@@ -197,6 +197,9 @@ impl Subscription {
         }
         if let Some(mistake) = self.backoff.mistake() {
             return Some(format!("`backoff`: {mistake}"));
+        }
+        if let Some(name) = order_by.as_ref().filter(|name| !name.can_order()) {
+            return Some(format!("`order_by` is `{name}`, by which no messages belong together"));
         }
         let lists = [("types", types), ("subjects", subjects)];
         let (key, list) = lists.into_iter().find(|(_, list)| list.len() > MAX_PATTERNS)?;

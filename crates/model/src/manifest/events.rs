@@ -169,8 +169,13 @@ impl Reader {
     fn order_by(&mut self, field: Field<'_, '_>) -> Option<AttributeName> {
         match self.string(field)? {
             "key" => Some(AttributeName::partition_key()),
-            text => match text.parse() {
-                Ok(name) => Some(name),
+            text => match text.parse::<AttributeName>() {
+                Ok(name) if name.can_order() => Some(name),
+                Ok(name) => {
+                    let remedy = "write `key`, or the name of an attribute such as `subject`";
+                    self.refuse(field.value.span, format!("by `{name}` no messages belong together"), remedy);
+                    None
+                }
                 Err(error) => {
                     let error: EventError = error;
                     let remedy = "write `key`, or the name of an attribute such as `subject`";

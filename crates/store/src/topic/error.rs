@@ -65,7 +65,9 @@ impl fmt::Display for Bound {
         match self {
             Self::Bytes(bytes) => write!(f, "it holds as much as its `max_size` of {bytes} bytes allows; {remedy}"),
             Self::Messages(messages) => write!(f, "it holds its `max_messages` of {messages}; {remedy}"),
-            Self::Disk => f.write_str("no space is left in its file or on the disk; free some, and try again"),
+            Self::Disk => f.write_str(
+                "no space is left in its file or on the disk; drop dead letters with `minnow topic dead drop`, or free some space on the disk, and try again",
+            ),
         }
     }
 }

@@ -81,7 +81,7 @@ pub struct Delivery {
     pub time_ms: u64,
     /// How often it failed before. Of a dead letter that is tried again: since then.
     pub tries: u32,
-    /// When it was delivered first, in milliseconds since 1970: now, if this is the first time.
+    /// When it was delivered first, in milliseconds since 1970: now, if this is the first time. A delivery that was released does not count.
     pub first_ms: u64,
     /// It failed before, or was settled as [`Settled::ReleaseAlone`], and comes in a batch of its own.
     pub alone: bool,
@@ -331,6 +331,15 @@ impl Topics {
         self.embedded.survey(topic).await
     }
 
+    /// How it stands with one consumer; `None` where there is none. Cheaper than [`Topics::survey`], which looks at all.
+    pub async fn survey_of(
+        &self,
+        topic: &StoreId,
+        function: &FunctionName,
+    ) -> Result<Option<ConsumerSurvey>, TopicError> {
+        self.embedded.survey_of(topic, function).await
+    }
+
     /// Gives the messages whose delay is over their positions, and answers when the next one is due, in milliseconds since 1970. What the
     /// topic may hold is no reason to refuse them.
     pub async fn release_due(&self, topic: &StoreId, rules: &TopicRules) -> Result<Option<u64>, TopicError> {
@@ -338,7 +347,8 @@ impl Topics {
     }
 
     /// Publishes the copies of dead letters that have not reached their topics yet. `rules` gives what a topic of the app may hold, `None` for one that
-    /// is not there any more: its copies are given up. Answers how many are left, because their topic is full.
+    /// is not there any more: its copies are given up. Answers how many are left, because their topic is full. One call at a time does the work
+    /// of a topic; another that comes meanwhile has it look once more, and answers 0.
     pub async fn forward(
         &self,
         topic: &StoreId,

@@ -35,7 +35,7 @@ pub(super) struct Hole {
     pub tries: u32,
     /// When it comes again, in milliseconds since 1970.
     pub due_ms: u64,
-    /// When it was delivered first, in milliseconds since 1970; 0 for never.
+    /// When the flight began that was the first to be answered, in milliseconds since 1970; 0 for none.
     pub first_ms: u64,
 }
 
@@ -50,8 +50,15 @@ pub(super) struct Stored {
     pub again: Vec<u64>,
 }
 
-/// How often a dead letter failed when it went out again, and why.
-pub(super) type DiedAgain = (u32, Box<Death>);
+/// What became of a dead letter that went out again and failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DiedAgain {
+    /// How often it failed.
+    pub tries: u32,
+    /// By which of its retries it had gone out: another that came meanwhile goes on.
+    pub retry: u64,
+    pub death: Box<Death>,
+}
 
 /// What has to become durable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,6 +73,29 @@ pub(super) struct Changes {
     pub deaths: Vec<(u64, u32, Box<Death>)>,
     /// By number: `None` for those that are done at last.
     pub dead: Vec<(u64, Option<DiedAgain>)>,
+}
+
+impl Changes {
+    /// What needs little room, and the deaths, which need more. Until these are written, their messages have holes.
+    pub(super) fn split(&self) -> (Self, Self) {
+        let Self { generation, upto, holes, filled, deaths, dead } = self;
+        let dying: BTreeSet<u64> = deaths.iter().map(|(position, _, _)| *position).collect();
+        let mut holes = holes.clone();
+        let hole =
+            |(position, tries, _): &(u64, u32, _)| Hole { position: *position, tries: *tries, due_ms: 0, first_ms: 0 };
+        holes.extend(deaths.iter().map(hole));
+        let filled = filled.iter().copied().filter(|position| !dying.contains(position)).collect();
+        let (done, died) = dead.iter().cloned().partition(|(_, died)| died.is_none());
+        let small = Self { generation: *generation, upto: *upto, holes, filled, deaths: Vec::new(), dead: done };
+        let filled = dying.into_iter().collect();
+        let deaths = deaths.clone();
+        (small, Self { generation: *generation, upto: None, holes: Vec::new(), filled, deaths, dead: died })
+    }
+
+    /// Whether it makes dead letters larger or more.
+    pub(super) fn has_deaths(&self) -> bool {
+        !self.deaths.is_empty() || self.dead.iter().any(|(_, died)| died.is_some())
+    }
 }
 
 /// What goes out next.
@@ -99,6 +129,8 @@ struct Item {
     key: Option<u64>,
     tries: u32,
     first_ms: u64,
+    /// `first_ms` is that of the flight under way, or of none: nothing was answered yet.
+    is_first: bool,
     due_ms: u64,
     state: State,
     /// It goes alone also where it never failed.
@@ -128,6 +160,10 @@ enum State {
 struct DeadItem {
     tries: u32,
     first_ms: u64,
+    /// As in [`Item`].
+    is_first: bool,
+    /// By which of its retries it goes out.
+    retry: u64,
     state: State,
 }
 
@@ -170,7 +206,10 @@ impl Window {
             let wait_ms = hole.due_ms.saturating_sub(now.wall_ms).min(MAX_RETRY.as_millis() as u64);
             let Hole { position, tries, due_ms, first_ms } = hole;
             let state = State::Waits(now.running_ms + wait_ms);
-            window.items.insert(position, Item { key, tries, first_ms, due_ms, state, alone: false, has_row: true });
+            window.items.insert(
+                position,
+                Item { key, tries, first_ms, is_first: first_ms == 0, due_ms, state, alone: false, has_row: true },
+            );
             window.waits.insert((now.running_ms + wait_ms, At::Log(position)));
             if let Some(key) = key {
                 window.keys.entry(key).or_default().push_back(position);
@@ -209,9 +248,16 @@ impl Window {
     pub(super) fn again(&mut self, numbers: impl IntoIterator<Item = u64>) {
         for number in numbers {
             if let std::collections::btree_map::Entry::Vacant(place) = self.dead.entry(number) {
-                place.insert(DeadItem { tries: 0, first_ms: 0, state: State::Ready });
+                place.insert(DeadItem { tries: 0, first_ms: 0, is_first: true, retry: 0, state: State::Ready });
                 self.dead_ready.insert(number);
             }
+        }
+    }
+
+    /// By which of its retries a dead letter goes out.
+    pub(super) fn note_retry(&mut self, number: u64, retry: u64) {
+        if let Some(item) = self.dead.get_mut(&number) {
+            item.retry = retry;
         }
     }
 
@@ -287,7 +333,7 @@ impl Window {
                 self.dead_ready.remove(&number).then_some(())?;
                 let item = self.dead.get_mut(&number)?;
                 item.state = State::Flies(batch);
-                item.first_ms = if item.first_ms == 0 { now.wall_ms } else { item.first_ms };
+                item.first_ms = if item.is_first { now.wall_ms } else { item.first_ms };
                 return Some(Flight { tries: item.tries, first_ms: item.first_ms });
             }
             At::Log(position) => position,
@@ -295,7 +341,7 @@ impl Window {
         let was_ready = self.ready.remove(&position) | self.alone.remove(&position);
         let item = self.items.get_mut(&position).filter(|_| was_ready)?;
         item.state = State::Flies(batch);
-        item.first_ms = if item.first_ms == 0 { now.wall_ms } else { item.first_ms };
+        item.first_ms = if item.is_first { now.wall_ms } else { item.first_ms };
         let (flight, key) = (Flight { tries: item.tries, first_ms: item.first_ms }, item.key);
         if !item.goes_alone() {
             self.lend_next(key, position);
@@ -308,7 +354,8 @@ impl Window {
         let Some(queue) = key.and_then(|key| self.keys.get(&key)) else { return };
         let place = queue.partition_point(|other| *other <= position);
         let Some(next) = queue.get(place).copied() else { return };
-        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone()) {
+        if let Some(item) = self.items.get_mut(&next).filter(|item| item.state == State::Blocked && !item.goes_alone())
+        {
             item.state = State::Ready;
             self.ready.insert(next);
             self.lent.push(next);
@@ -336,7 +383,10 @@ impl Window {
         let goes = before.is_none_or(|before| before.state == State::Flies(batch) && !before.goes_alone());
         let state = if goes { State::Flies(batch) } else { State::Blocked };
         let first_ms = if goes { now.wall_ms } else { 0 };
-        self.items.insert(position, Item { key, tries: 0, first_ms, due_ms: 0, state, alone: false, has_row: false });
+        self.items.insert(
+            position,
+            Item { key, tries: 0, first_ms, is_first: true, due_ms: 0, state, alone: false, has_row: false },
+        );
         if let Some(key) = key {
             self.keys.entry(key).or_default().push_back(position);
         }
@@ -382,7 +432,8 @@ impl Window {
     fn settle_one(&mut self, position: u64, settled: Settled, now: Moment) {
         let Some(item) = self.items.get_mut(&position) else { return };
         // Also one that was taken back just now: it was in the same batch.
-        item.alone |= matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
+        item.alone |=
+            matches!(settled, Settled::ReleaseAlone) && matches!(item.state, State::Flies(_) | State::Blocked);
         let State::Flies(batch) = item.state else { return };
         match settled {
             Settled::Done => self.remove(position),
@@ -393,6 +444,7 @@ impl Window {
             }
             Settled::Retry { after, counted } => {
                 let (due, due_ms) = due(after, now);
+                item.is_first = false;
                 item.tries = item.tries.saturating_add(u32::from(counted));
                 item.due_ms = due_ms;
                 item.state = State::Waits(due);
@@ -475,12 +527,13 @@ impl Window {
                 self.dead_changes.push((number, None));
             }
             Settled::Dead(death) => {
-                let tries = item.tries.saturating_add(1);
+                let (tries, retry) = (item.tries.saturating_add(1), item.retry);
                 self.dead.remove(&number);
-                self.dead_changes.push((number, Some((tries, death))));
+                self.dead_changes.push((number, Some(DiedAgain { tries, retry, death })));
             }
             Settled::Retry { after, counted } => {
                 let (due, _) = due(after, now);
+                item.is_first = false;
                 item.tries = item.tries.saturating_add(u32::from(counted));
                 item.state = State::Waits(due);
                 self.waits.insert((due, At::Dead(number)));
@@ -512,7 +565,11 @@ impl Window {
     /// Whether [`Window::changes`] has something that is to be written soon.
     pub(super) fn is_changed(&self) -> bool {
         let settled = !self.dirty.is_empty() || !self.filled.is_empty() || self.passed > self.upto;
-        settled || self.rests || !self.deaths.is_empty() || !self.dead_changes.is_empty() || self.floor() >= self.upto + SKIP_COMMIT
+        settled
+            || self.rests
+            || !self.deaths.is_empty()
+            || !self.dead_changes.is_empty()
+            || self.floor() >= self.upto + SKIP_COMMIT
     }
 
     /// All up to here is done.
@@ -534,7 +591,9 @@ impl Window {
         for position in rows {
             let Some(item) = self.items.get_mut(&position) else { continue };
             item.has_row = true;
-            holes.push(Hole { position, tries: item.tries, due_ms: item.due_ms, first_ms: item.first_ms });
+            // Of a flight under way nobody knows whether it will be answered.
+            let first_ms = if item.is_first { 0 } else { item.first_ms };
+            holes.push(Hole { position, tries: item.tries, due_ms: item.due_ms, first_ms });
         }
         let changes = Changes {
             generation: self.generation,

@@ -254,23 +254,24 @@ impl Shared {
 
     /// Looks for what is to be delivered.
     fn step(&self, connection: &Connection, most: usize, most_bytes: usize) -> Result<Step, TopicError> {
-        let snapshot = connection.unchecked_transaction()?;
         let now = self.embedded.times.now();
-        let sql = "SELECT generation FROM consumer WHERE name = ?1";
-        let generation: Option<u64> =
-            snapshot.prepare_cached(sql)?.query_row([self.function.as_str()], |row| row.get(0)).optional()?;
-        let generation = generation.ok_or_else(|| self.none())?;
-        let oldest_ms = Counts::load(&snapshot)?.oldest_ms(now.wall_ms);
-        let begun = {
+        // Before the snapshot: what the window knows of by then is in it.
+        let (begun, known) = {
             let mut state = self.state();
             if state.gone {
                 return Err(self.none());
             }
-            if state.window.generation() != generation {
-                return Ok(Step::Moved);
-            }
-            state.window.begin(now)
+            (state.window.begin(now), state.window.generation())
         };
+        let snapshot = connection.unchecked_transaction()?;
+        let sql = "SELECT generation FROM consumer WHERE name = ?1";
+        let generation: Option<u64> =
+            snapshot.prepare_cached(sql)?.query_row([self.function.as_str()], |row| row.get(0)).optional()?;
+        let generation = generation.ok_or_else(|| self.none())?;
+        if known != generation {
+            return Ok(Step::Moved);
+        }
+        let oldest_ms = Counts::load(&snapshot)?.oldest_ms(now.wall_ms);
         let look = Look { shared: self, connection: &snapshot, generation, oldest_ms, now };
         match begun {
             Begun::Alone(at) => look.alone(at),
@@ -358,20 +359,40 @@ impl Shared {
         }
     }
 
+    /// Writes all of it. Where there is no room for dead letters, what was settled otherwise is written without them, so that a full disk
+    /// has nothing delivered twice; what is left then is in the place of `changes` in the queue.
     async fn write_once(&self, changes: Vec<Arc<Changes>>) -> Result<(), TopicError> {
+        let count = changes.len();
+        let error = match self.write_all(changes.clone()).await {
+            Err(error @ TopicError::Full(_)) if changes.iter().any(|changes| changes.has_deaths()) => error,
+            written => return written,
+        };
+        let (small, deaths): (Vec<_>, Vec<_>) = changes.iter().map(|changes| changes.split()).unzip();
+        self.write_all(small.into_iter().map(Arc::new).collect()).await?;
+        let deaths = deaths.into_iter().filter(Changes::has_deaths).map(Arc::new);
+        self.state().queue.splice(..count, deaths);
+        Err(error)
+    }
+
+    async fn write_all(&self, changes: Vec<Arc<Changes>>) -> Result<(), TopicError> {
         let open = self.embedded.stores.existing(&self.topic).await.map_err(|error| self.at(error))?;
         // The topic was deleted.
         let Some(open) = open else { return Ok(()) };
         let (name, now_ms) = (self.function.clone(), (self.embedded.times.wall)());
-        let file_bytes = Arc::clone(&open.file_bytes);
-        let work = move |connection: &Connection| -> Result<(), TopicError> {
+        let (file_bytes, done) = (Arc::clone(&open.file_bytes), Arc::clone(&open.done));
+        let work = move |connection: &Connection| -> Result<Applied, TopicError> {
+            done.changed();
             bound_known(connection, &file_bytes)?;
+            let mut applied = Applied::default();
             for changes in &changes {
-                apply(connection, &name, changes, now_ms)?;
+                apply(connection, &name, changes, now_ms, &mut applied)?;
             }
-            Ok(())
+            Ok(applied)
         };
-        open.database.write(work).await.map_err(|error| self.at(error))
+        let Applied { again, uncopied } = open.database.write(work).await.map_err(|error| self.at(error))?;
+        self.state().window.again(again);
+        dead::tell_uncopied(&self.topic, uncopied);
+        Ok(())
     }
 
     /// Gives its place to the next one.
@@ -555,10 +576,13 @@ impl Look<'_> {
     }
 
     fn letter(&self, number: u64) -> Result<Option<Found>, TopicError> {
-        let sql = "SELECT position, time_ms, head, data FROM dead WHERE number = ?1 AND again = 1";
+        let sql = "SELECT position, time_ms, head, data, retries FROM dead WHERE number = ?1 AND again = 1";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([number])?;
-        rows.next()?.map(|row| found(row, rows::attributes_of_dead(row, 2))).transpose()
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let retry = row.get(4)?;
+        self.with(|window| window.note_retry(number, retry));
+        Ok(Some(found(row, rows::attributes_of_dead(row, 2))?))
     }
 }
 
@@ -606,8 +630,23 @@ fn stored(
     Ok(Some(Stored { generation, upto, holes, again }))
 }
 
+/// What came of changes when they were written.
+#[derive(Default)]
+struct Applied {
+    /// Dead letters that failed again, and were to be tried once more by then.
+    again: Vec<u64>,
+    /// Dead letters that went for newer ones before their copy was made.
+    uncopied: u64,
+}
+
 /// Makes what changed durable.
-fn apply(connection: &Connection, name: &FunctionName, changes: &Changes, now_ms: u64) -> Result<(), TopicError> {
+fn apply(
+    connection: &Connection,
+    name: &FunctionName,
+    changes: &Changes,
+    now_ms: u64,
+    applied: &mut Applied,
+) -> Result<(), TopicError> {
     let Changes { generation, upto, holes, filled, deaths, dead } = changes;
     let name = name.as_str();
     let sql = "SELECT generation FROM consumer WHERE name = ?1";
@@ -636,10 +675,11 @@ fn apply(connection: &Connection, name: &FunctionName, changes: &Changes, now_ms
         dead::bury(connection, &mut counts, name, (*position, *tries, death), now_ms)?;
     }
     for (number, outcome) in dead {
-        let outcome = outcome.as_ref().map(|(tries, death)| (*tries, &**death));
-        dead::settle(connection, &mut counts, *number, outcome, now_ms)?;
+        if dead::settle(connection, &mut counts, *number, outcome.as_ref(), now_ms)? {
+            applied.again.push(*number);
+        }
     }
-    dead::bound(connection, &mut counts, name)?;
+    applied.uncopied += dead::bound(connection, &mut counts, name)?;
     counts.save(connection)
 }
 

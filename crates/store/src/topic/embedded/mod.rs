@@ -26,12 +26,12 @@ use tokio::sync::Semaphore;
 pub(super) use self::consumer::Consumer;
 use self::{
     consumer::Shared,
-    retain::{Expired, Need},
+    retain::{ConsumerRow, Done, Expired, IdTime, Need, SweptSome},
     rows::Counts,
 };
 use super::{
-    Bound, ConsumerSurvey, DEDUP_WINDOW, Hook, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To,
-    TopicError, TopicRules, check, window::Moment,
+    Bound, ConsumerSurvey, Hook, Logged, MAX_PAGE_BYTES, Outgoing, Page, Ready, Sent, Survey, Swept, To, TopicError,
+    TopicRules, check, window::Moment,
 };
 use crate::{
     Database, StoreError,
@@ -95,6 +95,8 @@ struct Common {
     consumed: Mutex<HashMap<OfFunction, Weak<Shared>>>,
     /// Messages that went before a function was done with them, since the node started.
     expired: Mutex<HashMap<OfFunction, u64>>,
+    /// Topics whose dead letters are being forwarded, and whether to look once more then.
+    forwarding: Mutex<HashMap<StoreId, bool>>,
 }
 
 /// A topic that is open.
@@ -104,6 +106,7 @@ pub(super) struct Open {
     pub(super) queue: Arc<Semaphore>,
     /// What the file may take, as it was set last.
     file_bytes: Arc<AtomicU64>,
+    done: Arc<Done>,
 }
 
 /// The largest file of a topic with these bytes: its messages and its dead letters, each with what SQLite adds to small ones, ids, and
@@ -115,9 +118,10 @@ fn file_bytes(max_bytes: u64) -> u64 {
 /// Sets the largest size of the file, where it is another than before. On the writer's connection.
 fn bound_file(connection: &Connection, set: &AtomicU64, max_bytes: u64) -> Result<(), TopicError> {
     let bytes = file_bytes(max_bytes);
-    if set.swap(bytes, Ordering::Relaxed) != bytes {
+    if set.load(Ordering::Relaxed) != bytes {
         let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         connection.pragma_update_and_check(None, "max_page_count", bytes / page_bytes.max(1), |_| Ok(()))?;
+        set.store(bytes, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -165,7 +169,7 @@ impl Embedded {
         let open = move |path: &Path| {
             let database = Database::open_tuned(path, rows::SCHEMA, tuning)?;
             let queue = Arc::new(Semaphore::new(QUEUED_BYTES as usize));
-            Ok(Open { database, queue, file_bytes: Arc::new(AtomicU64::new(first_bytes)) })
+            Ok(Open { database, queue, file_bytes: Arc::new(AtomicU64::new(first_bytes)), done: Arc::default() })
         };
         Ok(Self { stores: OpenStores::new(dir, bounds.open, open)?, times, common: Arc::default() })
     }
@@ -201,10 +205,11 @@ impl Embedded {
         let bytes = u32::try_from(bytes).unwrap_or(QUEUED_BYTES).min(QUEUED_BYTES);
         let queued = Arc::clone(&open.queue).acquire_many_owned(bytes).await.map_err(|_| StoreError::Stopped)?;
         let (rules, clock, file_bytes) = (*rules, Arc::clone(&self.times.wall), Arc::clone(&open.file_bytes));
+        let done = Arc::clone(&open.done);
         let work = move |connection: &Connection| {
             let _queued = queued;
             bound_file(connection, &file_bytes, rules.max_bytes)?;
-            take(connection, &rules, &entries, clock())
+            take(connection, &rules, &entries, clock(), &done)
         };
         let (common, id) = (Arc::clone(&self.common), topic.clone());
         let then = move |published: &Published| {
@@ -230,7 +235,9 @@ impl Embedded {
         let open = self.stores.or_create(topic).await.map_err(|error| self.at(topic, error))?;
         let (rules, consumers) = (*rules, consumers.to_vec());
         let (now_ms, file_bytes) = ((self.times.wall)(), Arc::clone(&open.file_bytes));
+        let done = Arc::clone(&open.done);
         let work = move |connection: &Connection| -> Result<(), TopicError> {
+            done.changed();
             bound_file(connection, &file_bytes, rules.max_bytes)?;
             let counts = Counts::under(&rules, connection)?;
             counts.save(connection)?;
@@ -259,14 +266,32 @@ impl Embedded {
         let now = self.times.now();
         let read = self.read(topic, move |connection| survey(connection, now).map(Some)).await?;
         let mut survey = read.unwrap_or_default();
-        for consumer in &mut survey.consumers {
-            let key = (topic.clone(), consumer.function.clone());
-            consumer.expired = lock(&self.common.expired).get(&key).copied().unwrap_or_default();
-            if let Some(shared) = self.common.consumed(&key) {
-                consumer.outstanding = shared.outstanding() as u64;
-            }
-        }
+        let consumers = std::mem::take(&mut survey.consumers);
+        survey.consumers = consumers.into_iter().map(|consumer| self.with_memory(topic, consumer)).collect();
         Ok(survey)
+    }
+
+    pub(super) async fn survey_of(
+        &self,
+        topic: &StoreId,
+        function: &FunctionName,
+    ) -> Result<Option<ConsumerSurvey>, TopicError> {
+        let (now, name) = (self.times.now(), function.clone());
+        let read = move |connection: &Connection| {
+            let found = retain::consumers(connection)?.into_iter().find(|consumer| consumer.name == name.as_str());
+            let Some(consumer) = found else { return Ok(None) };
+            consumer_survey(connection, rows::ends(connection)?, &consumer, name, now).map(Some)
+        };
+        let read = self.read(topic, read).await?;
+        Ok(read.map(|consumer| self.with_memory(topic, consumer)))
+    }
+
+    /// What the node knows of a consumer beside what is in the file.
+    fn with_memory(&self, topic: &StoreId, mut consumer: ConsumerSurvey) -> ConsumerSurvey {
+        let key = (topic.clone(), consumer.function.clone());
+        consumer.expired = lock(&self.common.expired).get(&key).copied().unwrap_or_default();
+        consumer.outstanding = self.common.consumed(&key).map_or(0, |shared| shared.outstanding() as u64);
+        consumer
     }
 
     pub(super) async fn release_due(&self, topic: &StoreId, rules: &TopicRules) -> Result<Option<u64>, TopicError> {
@@ -305,7 +330,9 @@ impl Embedded {
         let read = move |connection: &Connection| {
             let counts = Counts::load(connection)?;
             let since_ms = since_ms.unwrap_or(0).max(counts.oldest_ms(now_ms));
-            let from = (after + 1).max(rows::first_since(connection, since_ms, counts.next)?);
+            // Nothing has a higher one than SQLite's numbers go.
+            let from = after.saturating_add(1).min(rows::MAX_NUMBER);
+            let from = from.max(rows::first_since(connection, since_ms, counts.next)?);
             let mut statement = connection.prepare_cached(
                 "SELECT position, time_ms, head, data FROM message WHERE position >= ?1 ORDER BY position",
             )?;
@@ -330,7 +357,9 @@ impl Embedded {
         let none = || TopicError::NoConsumer(function.clone());
         let open = self.stores.existing(topic).await.map_err(|error| self.at(topic, error))?.ok_or_else(none)?;
         let (name, file_bytes) = (function.clone(), Arc::clone(&open.file_bytes));
+        let done = Arc::clone(&open.done);
         let work = move |connection: &Connection| -> Result<(u64, u64), TopicError> {
+            done.changed();
             bound_known(connection, &file_bytes)?;
             let counts = Counts::load(connection)?;
             let first = match to {
@@ -363,14 +392,17 @@ impl Embedded {
         let mut swept = Swept::default();
         loop {
             let (rules, clock, file_bytes) = (*rules, Arc::clone(&self.times.wall), Arc::clone(&open.file_bytes));
+            let done = Arc::clone(&open.done);
             let work = move |connection: &Connection| {
+                done.changed();
                 bound_file(connection, &file_bytes, rules.max_bytes)?;
                 retain::sweep(connection, &rules, clock(), SWEPT_AT_ONCE)
             };
             let (common, id) = (Arc::clone(&self.common), topic.clone());
-            let then = move |(_, expired, _): &(Swept, Expired, bool)| common.note_expired(&id, expired);
-            let (some, _, more) =
-                open.database.write_then(work, then).await.map_err(|error: TopicError| self.at(topic, error))?;
+            let then = move |some: &SweptSome| common.note_expired(&id, &some.expired);
+            let some = open.database.write_then(work, then).await.map_err(|error: TopicError| self.at(topic, error))?;
+            let SweptSome { swept: some, uncopied, more, expired: _ } = some;
+            dead::tell_uncopied(topic, uncopied);
             swept.messages += some.messages;
             swept.dead += some.dead;
             swept.consumers += some.consumers;
@@ -490,9 +522,15 @@ fn entry(outgoing: Outgoing) -> Result<Entry, TopicError> {
 }
 
 /// Takes messages into the file, where there is room.
-fn take(connection: &Connection, rules: &TopicRules, entries: &[Entry], now_ms: u64) -> Result<Published, TopicError> {
+fn take(
+    connection: &Connection,
+    rules: &TopicRules,
+    entries: &[Entry],
+    now_ms: u64,
+    done: &Done,
+) -> Result<Published, TopicError> {
     let mut counts = Counts::under(rules, connection)?;
-    let time_ms = counts.last_ms.max(now_ms);
+    let (time_ms, id_time) = (counts.last_ms.max(now_ms), IdTime::of(&counts, now_ms));
     // Also within the publish an id is taken once.
     let mut firsts: HashMap<[u8; 16], usize> = HashMap::new();
     let mut duplicates = Vec::with_capacity(entries.len());
@@ -502,8 +540,7 @@ fn take(connection: &Connection, rules: &TopicRules, entries: &[Entry], now_ms: 
             None => None,
             Some(digest) => {
                 ids += 1;
-                let before = rows::seen(connection, &digest)?
-                    .filter(|(_, seen_ms)| seen_ms.saturating_add(ms(DEDUP_WINDOW)) > time_ms);
+                let before = rows::seen(connection, &digest)?.filter(|(_, seen_ms)| id_time.remembers(*seen_ms));
                 match before {
                     Some((place, _)) => Some(Duplicate::Before(u64::try_from(place).ok())),
                     None => match firsts.entry(digest) {
@@ -522,9 +559,9 @@ fn take(connection: &Connection, rules: &TopicRules, entries: &[Entry], now_ms: 
         }
         duplicates.push(duplicate);
     }
-    retain::forget_ids(connection, time_ms, 2 * ids)?;
+    retain::forget_ids(connection, id_time, 2 * ids)?;
     let mut expired = Expired::default();
-    if let Err(bound) = retain::make_room(connection, rules, &mut counts, need, now_ms, &mut expired)? {
+    if let Err(bound) = retain::make_room(connection, rules, &mut counts, need, now_ms, done, &mut expired)? {
         counts.save(connection)?;
         return Ok(Published { sent: Err(bound), expired, has_new: false, first_due_ms: None });
     }
@@ -552,7 +589,7 @@ fn take(connection: &Connection, rules: &TopicRules, entries: &[Entry], now_ms: 
                 };
                 if let Some(digest) = &entry.digest {
                     let place = position.map_or_else(|number| -number, |position| position as i64);
-                    rows::remember(connection, place, time_ms, digest)?;
+                    rows::remember(connection, place, id_time.ms, digest)?;
                 }
                 sent.push(Sent { id, position: position.ok(), duplicate: false });
             }
@@ -630,40 +667,51 @@ fn survey(connection: &Connection, now: Moment) -> Result<Survey, TopicError> {
         to_forward: count("SELECT count(*) FROM dead WHERE forward IS NOT NULL")?,
         consumers: Vec::new(),
     };
+    for consumer in retain::consumers(connection)? {
+        let Ok(function) = consumer.name.parse::<FunctionName>() else { continue };
+        survey.consumers.push(consumer_survey(connection, ends, &consumer, function, now)?);
+    }
+    Ok(survey)
+}
+
+/// How it stands with one consumer, as the file has it. `ends` are the first and the last position.
+fn consumer_survey(
+    connection: &Connection,
+    ends: Option<(u64, u64)>,
+    consumer: &ConsumerRow,
+    function: FunctionName,
+    now: Moment,
+) -> Result<ConsumerSurvey, TopicError> {
     let of_holes =
         "SELECT count(*), coalesce(sum(tries > 0), 0), min(position), min(due_ms) FROM hole WHERE consumer = ?1";
     let of_dead = "SELECT count(*) FROM dead WHERE consumer = ?1";
     let of_again = "SELECT count(*) FROM dead WHERE consumer = ?1 AND again = 1";
-    for consumer in retain::consumers(connection)? {
-        let Ok(function) = consumer.name.parse::<FunctionName>() else { continue };
-        let name = [consumer.name.as_str()];
-        let (holes, retrying, first_hole, next_due_ms): (u64, u64, Option<u64>, Option<u64>) = connection
-            .prepare_cached(of_holes)?
-            .query_row(name, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-        let again: u64 = connection.prepare_cached(of_again)?.query_row(name, |row| row.get(0))?;
-        // Positions are missing only before the first, and between those that are done.
-        let behind = ends.map_or(0, |(first, last)| last.saturating_sub(consumer.upto.max(first.saturating_sub(1))));
-        let next = (behind > 0).then(|| consumer.upto + 1);
-        let oldest = [first_hole, next].into_iter().flatten().min();
-        let sql = "SELECT time_ms FROM message WHERE position >= ?1 ORDER BY position";
-        let oldest_ms = match oldest {
-            Some(position) => connection.prepare_cached(sql)?.query_row([position], |row| row.get(0)).optional()?,
-            None => None,
-        };
-        survey.consumers.push(ConsumerSurvey {
-            function,
-            left_ms: consumer.left_ms,
-            has_work: behind > 0 || again > 0 || next_due_ms.is_some_and(|due_ms| due_ms <= now.wall_ms),
-            next_due_ms,
-            lag: behind + holes,
-            oldest_ms,
-            outstanding: 0,
-            retrying,
-            dead: connection.prepare_cached(of_dead)?.query_row(name, |row| row.get(0))?,
-            expired: 0,
-        });
-    }
-    Ok(survey)
+    let name = [consumer.name.as_str()];
+    let (holes, retrying, first_hole, next_due_ms): (u64, u64, Option<u64>, Option<u64>) = connection
+        .prepare_cached(of_holes)?
+        .query_row(name, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let again: u64 = connection.prepare_cached(of_again)?.query_row(name, |row| row.get(0))?;
+    // Positions are missing only before the first, and between those that are done.
+    let behind = ends.map_or(0, |(first, last)| last.saturating_sub(consumer.upto.max(first.saturating_sub(1))));
+    let next = (behind > 0).then(|| consumer.upto + 1);
+    let oldest = [first_hole, next].into_iter().flatten().min();
+    let sql = "SELECT time_ms FROM message WHERE position >= ?1 ORDER BY position";
+    let oldest_ms = match oldest {
+        Some(position) => connection.prepare_cached(sql)?.query_row([position], |row| row.get(0)).optional()?,
+        None => None,
+    };
+    Ok(ConsumerSurvey {
+        function,
+        left_ms: consumer.left_ms,
+        has_work: behind > 0 || again > 0 || next_due_ms.is_some_and(|due_ms| due_ms <= now.wall_ms),
+        next_due_ms,
+        lag: behind + holes,
+        oldest_ms,
+        outstanding: 0,
+        retrying,
+        dead: connection.prepare_cached(of_dead)?.query_row(name, |row| row.get(0))?,
+        expired: 0,
+    })
 }
 
 /// Milliseconds, as rows have them.

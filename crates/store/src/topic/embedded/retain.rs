@@ -1,10 +1,13 @@
 //! What goes from a topic: what is too old, what every function is done with when there is no room, what was dropped for newer
 //! messages, and what is remembered no longer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use minnow_model::event::WhenFull;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
 use super::{
     super::{Bound, DEDUP_WINDOW, KEEP_CONSUMER, MAX_DEAD_AGE, Swept, TopicError, TopicRules},
@@ -14,6 +17,8 @@ use super::{
 
 /// Messages that are done with and go beyond those whose room is needed: so that a full topic does not look for one at each publish.
 const DONE_AT_ONCE: u64 = 256;
+/// Messages that go for newer ones in one publish: some 10 ms of the writer. More than can be published at once, so that it becomes less.
+const DROPPED_AT_ONCE: u64 = 5000;
 /// What a publish removes at least of what is too old. Twice what it adds otherwise, so that there is never much for long.
 const LEAST_OLD: u64 = 8;
 
@@ -25,6 +30,32 @@ pub(super) type Expired = BTreeMap<String, u64>;
 pub(super) struct Need {
     pub messages: u64,
     pub bytes: u64,
+}
+
+/// Whether a full topic has to be searched for what all are done with: not, when that was in vain and nothing was settled since. Each refused
+/// publish would walk over all that waits to come again. Used by the topic's writer alone.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Counts what may make something done.
+    settled: AtomicU64,
+    /// `settled` as it was when nothing was found, and one more.
+    looked: AtomicU64,
+}
+
+impl Done {
+    /// Something was settled, or those who follow the topic are others.
+    pub(super) fn changed(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn unless_looked(&self) -> Option<u64> {
+        let settled = self.settled.load(Ordering::Relaxed);
+        (self.looked.load(Ordering::Relaxed) != settled + 1).then_some(settled)
+    }
+
+    fn note(&self, settled: u64, has_room: bool) {
+        self.looked.store(if has_room { 0 } else { settled + 1 }, Ordering::Relaxed);
+    }
 }
 
 pub(super) struct ConsumerRow {
@@ -55,6 +86,7 @@ pub(super) fn make_room(
     counts: &mut Counts,
     need: Need,
     now_ms: u64,
+    done: &Done,
     expired: &mut Expired,
 ) -> Result<Result<(), Bound>, TopicError> {
     // It would not fit into an empty one.
@@ -74,14 +106,25 @@ pub(super) fn make_room(
     if over(rules, counts, need).is_none() {
         return Ok(Ok(()));
     }
-    drop_done(connection, rules, counts, need)?;
+    if let Some(settled) = done.unless_looked() {
+        drop_done(connection, rules, counts, need)?;
+        done.note(settled, over(rules, counts, need).is_none());
+    }
     let Some(bound) = over(rules, counts, need) else { return Ok(Ok(())) };
     if rules.when_full == WhenFull::Refuse {
         return Ok(Err(bound));
     }
-    drop_first(connection, counts, expired, |counts, _| over(rules, counts, need).is_some())?;
+    // Where the rules have become smaller there is much to drop. More than is added goes at once, and the rest with the next ones.
+    let (mut dropped, mut has_more) = (Need::default(), false);
+    drop_first(connection, counts, expired, |counts, first| {
+        let is_enough = dropped.messages >= DROPPED_AT_ONCE && dropped.bytes > need.bytes;
+        has_more = over(rules, counts, need).is_some() && is_enough;
+        dropped.messages += 1;
+        dropped.bytes += first.bytes;
+        over(rules, counts, need).is_some() && !is_enough
+    })?;
     // What is held back is in nobody's way but has its room.
-    Ok(over(rules, counts, need).map_or(Ok(()), Err))
+    Ok(over(rules, counts, need).filter(|_| !has_more).map_or(Ok(()), Err))
 }
 
 /// A message that may go.
@@ -160,8 +203,30 @@ fn drop_done(connection: &Connection, rules: &TopicRules, counts: &mut Counts, n
     Ok(())
 }
 
+/// The time by which ids are remembered: that of the messages, which never goes back, but no more than the window ahead of the clock. So
+/// after a clock that was far ahead and was set back, an id is not a duplicate until the time has come there again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IdTime {
+    pub ms: u64,
+    /// What was seen later was seen by a clock that was ahead. A window more than what is noted: the clock may be set back a little again.
+    most_ms: u64,
+}
+
+impl IdTime {
+    pub(super) fn of(counts: &Counts, now_ms: u64) -> Self {
+        let window = ms(DEDUP_WINDOW);
+        let most_ms = now_ms.saturating_add(2 * window);
+        Self { ms: counts.last_ms.max(now_ms).min(now_ms.saturating_add(window)), most_ms }
+    }
+
+    /// Whether an id that was seen then is remembered.
+    pub(super) fn remembers(self, seen_ms: u64) -> bool {
+        seen_ms <= self.most_ms && seen_ms.saturating_add(ms(DEDUP_WINDOW)) > self.ms
+    }
+}
+
 /// Forgets ids whose time is over, at most so many; whether there may be more.
-pub(super) fn forget_ids(connection: &Connection, now_ms: u64, most: usize) -> Result<bool, TopicError> {
+pub(super) fn forget_ids(connection: &Connection, time: IdTime, most: usize) -> Result<bool, TopicError> {
     if most == 0 {
         return Ok(false);
     }
@@ -174,7 +239,7 @@ pub(super) fn forget_ids(connection: &Connection, now_ms: u64, most: usize) -> R
         while old.len() < most
             && let Some(row) = rows.next()?
         {
-            if row.get::<_, u64>(1)?.saturating_add(ms(DEDUP_WINDOW)) > now_ms {
+            if time.remembers(row.get(1)?) {
                 break;
             }
             old.push(row.get::<_, i64>(0)?);
@@ -186,23 +251,35 @@ pub(super) fn forget_ids(connection: &Connection, now_ms: u64, most: usize) -> R
     Ok(old.len() == most)
 }
 
-/// Removes some of what is too old. Whether there may be more.
+/// What one write of a sweep did.
+pub(super) struct SweptSome {
+    pub swept: Swept,
+    pub expired: Expired,
+    /// Dead letters that went before their copy was made.
+    pub uncopied: u64,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// Removes some of what is too old, or too much since the rules are others.
 pub(super) fn sweep(
     connection: &Connection,
     rules: &TopicRules,
     now_ms: u64,
     most: usize,
-) -> Result<(Swept, Expired, bool), TopicError> {
+) -> Result<SweptSome, TopicError> {
     let mut counts = Counts::under(rules, connection)?;
     let (oldest_ms, mut left) = (counts.oldest_ms(now_ms), most);
     let mut expired = Expired::default();
-    let messages = drop_first(connection, &mut counts, &mut expired, |_, first| {
-        let goes = left > 0 && first.time_ms < oldest_ms;
+    let drops = rules.when_full == WhenFull::DropOldest;
+    let messages = drop_first(connection, &mut counts, &mut expired, |counts, first| {
+        let is_over = drops && over(rules, counts, Need::default()).is_some();
+        let goes = left > 0 && (first.time_ms < oldest_ms || is_over);
         left = left.saturating_sub(1);
         goes
     })?;
-    let dead = dead::drop_old(connection, &mut counts, now_ms.saturating_sub(ms(MAX_DEAD_AGE)), most)?;
-    let more_ids = forget_ids(connection, now_ms, most)?;
+    let (dead, uncopied) = dead::drop_old(connection, &mut counts, now_ms.saturating_sub(ms(MAX_DEAD_AGE)), most)?;
+    let more_ids = forget_ids(connection, IdTime::of(&counts, now_ms), most)?;
     let mut gone = 0;
     let left_before_ms = now_ms.saturating_sub(ms(KEEP_CONSUMER));
     for consumer in consumers(connection)? {
@@ -214,12 +291,5 @@ pub(super) fn sweep(
     }
     counts.save(connection)?;
     let more = messages == most as u64 || dead == most as u64 || more_ids;
-    Ok((Swept { messages, dead, consumers: gone }, expired, more))
-}
-
-/// How much a message takes, where it is there.
-pub(super) fn bytes_of(connection: &Connection, position: u64) -> Result<Option<u64>, TopicError> {
-    let mut statement =
-        connection.prepare_cached("SELECT octet_length(head) + octet_length(data) FROM message WHERE position = ?1")?;
-    Ok(statement.query_row([position], |row| row.get(0)).optional()?)
+    Ok(SweptSome { swept: Swept { messages, dead, consumers: gone }, expired, uncopied, more })
 }

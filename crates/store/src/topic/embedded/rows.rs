@@ -17,7 +17,7 @@ use super::{
 /// attributes of an event, as JSON ([`Head`]); the data is the last column, so that the others are read without the pages of large data.
 /// `time_ms` grows with the position. `seen` has the ids that publishers gave, under the position of the message, or under the number of
 /// one that is held back, below zero. `left_ms`: since when no live version has the consumer. `forward`: the topic that has not got its copy
-/// yet. `again`: 1 while it is to be delivered again.
+/// yet. `again`: 1 while it is to be delivered again; `retries`: how often that was asked for.
 pub(super) const SCHEMA: &[&str] = &["
     CREATE TABLE topic (
         one          INTEGER PRIMARY KEY CHECK (one = 1),
@@ -75,11 +75,12 @@ pub(super) const SCHEMA: &[&str] = &["
         answer   BLOB NOT NULL,
         forward  TEXT,
         again    INTEGER NOT NULL,
+        retries  INTEGER NOT NULL,
         head     TEXT NOT NULL,
         data     BLOB NOT NULL
     ) STRICT;
     CREATE INDEX dead_consumer ON dead (consumer, number);
-    CREATE INDEX dead_forward ON dead (number) WHERE forward IS NOT NULL;
+    CREATE INDEX dead_forward ON dead (number, forward) WHERE forward IS NOT NULL;
     CREATE INDEX dead_again ON dead (consumer, number) WHERE again = 1;
 "];
 
@@ -135,6 +136,9 @@ impl Counts {
         self.retention_ms.map_or(0, |retention_ms| now_ms.saturating_sub(retention_ms))
     }
 }
+
+/// The highest position or number that a row can have.
+pub(super) const MAX_NUMBER: u64 = i64::MAX as u64;
 
 /// The `type` of a dead letter whose own attributes cannot be read.
 const UNREADABLE_KIND: &str = "minnow.unreadable";
@@ -199,7 +203,8 @@ impl From<Unreadable> for TopicError {
 
 /// The event of a row without its data.
 pub(super) fn attributes(row: &Row<'_>, head: usize) -> Result<Event, Unreadable> {
-    let told = |error: &dyn std::fmt::Display| Unreadable(format!("the attributes of a message cannot be read: {error}"));
+    let told =
+        |error: &dyn std::fmt::Display| Unreadable(format!("the attributes of a message cannot be read: {error}"));
     let text = row.get_ref(head).map_err(|error| told(&error))?.as_bytes().map_err(|error| told(&error))?;
     let head: Head<'_> = serde_json::from_slice(text).map_err(|error| told(&error))?;
     let Head { id, source, kind, subject, time_ms, content_type, extensions } = head;

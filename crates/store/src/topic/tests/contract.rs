@@ -48,6 +48,10 @@ macro_rules! contract_tests {
             the_clock_is_set_back_and_forward,
             what_there_is_is_surveyed,
             pages_are_read_without_a_consumer,
+            first_ms_counts_from_the_first_answer,
+            a_clock_that_was_ahead_leaves_no_duplicates_behind,
+            a_message_that_dies_again_after_a_replay_has_another_copy,
+            numbers_that_nothing_has_find_nothing,
         }
     };
     ($backend:expr; $($name:ident,)*) => {
@@ -818,7 +822,10 @@ pub(super) async fn a_batch_is_counted_as_it_goes_out(topics: Topics, _clock: Te
         settle(&consumer, &deliveries, |_| Settled::Release).await;
         assert_eq!(consumer.next(10, 4300).await.unwrap().len(), at_once);
         drop(consumer);
-        drain(&super::consumer(&topics, "a").await).await;
+        let consumer = super::consumer(&topics, "a").await;
+        let all = next(&consumer, 10).await;
+        assert_eq!(all.len(), 4);
+        done(&consumer, &all).await;
     }
 }
 
@@ -1009,6 +1016,10 @@ pub(super) async fn what_there_is_is_surveyed(topics: Topics, clock: TestClock) 
     let survey = topics.survey(&orders()).await.unwrap();
     assert_eq!((survey.messages, survey.first, survey.last), (5, Some(1), Some(5)));
     let [a, b] = &survey.consumers[..] else { panic!("{survey:?}") };
+    assert_eq!(topics.survey_of(&orders(), &function("a")).await.unwrap().as_ref(), Some(a));
+    assert_eq!(topics.survey_of(&orders(), &function("b")).await.unwrap().as_ref(), Some(b));
+    assert_eq!(topics.survey_of(&orders(), &function("c")).await.unwrap(), None);
+    assert_eq!(topics.survey_of(&id("shop", "never"), &function("a")).await.unwrap(), None);
     assert_eq!((a.lag, a.oldest_ms, a.outstanding, a.retrying, a.dead), (3, Some(taken_ms), 2, 1, 1));
     assert_eq!((a.has_work, a.next_due_ms), (true, Some(clock.now_ms() + 10_000)));
     assert_eq!((b.lag, b.oldest_ms, b.outstanding, b.has_work, b.next_due_ms), (5, Some(taken_ms), 0, true, None));
@@ -1039,6 +1050,8 @@ pub(super) async fn pages_are_read_without_a_consumer(topics: Topics, clock: Tes
         (3, Some(started + 2_000), 9, &[4, 5]),
         (0, Some(u64::MAX / 4), 9, &[]),
         (u64::MAX / 4, None, 9, &[]),
+        (u64::MAX - 1, None, 9, &[]),
+        (u64::MAX, None, 9, &[]),
     ] {
         let page = topics.page(&orders(), after, since_ms, limit).await.unwrap();
         let found: Vec<_> = page.messages.iter().map(|logged| logged.position).collect();
@@ -1051,4 +1064,97 @@ pub(super) async fn pages_are_read_without_a_consumer(topics: Topics, clock: Tes
         publish(&topics, [large.clone()]).await;
     }
     assert_eq!(topics.page(&orders(), 5, None, 1000).await.unwrap().messages.len(), 5);
+}
+
+pub(super) async fn first_ms_counts_from_the_first_answer(topics: Topics, clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1"), event("2")]).await;
+    let first = consumer(&topics, "a").await;
+    let day = Duration::from_secs(24 * 3600);
+    let batches = [next(&first, 1).await, next(&first, 1).await];
+    // The later one passes the first, which nobody answered.
+    done(&first, &batches[1]).await;
+    drop(first);
+    clock.advance(day);
+    let consumer_ = consumer(&topics, "a").await;
+    for again in [Settled::Release, Settled::ReleaseAlone] {
+        let batch = next(&consumer_, 1).await;
+        assert_eq!((batch[0].position, batch[0].first_ms), (1, clock.now_ms()));
+        settle(&consumer_, &batch, |_| again.clone()).await;
+        clock.advance(day);
+    }
+    let answered_ms = clock.now_ms();
+    let later = || Settled::Retry { after: Duration::from_secs(1), counted: false };
+    for settled in [later(), Settled::Release, later()] {
+        let batch = next(&consumer_, 1).await;
+        assert_eq!(batch[0].first_ms, answered_ms);
+        settle(&consumer_, &batch, |_| settled.clone()).await;
+        clock.advance(Duration::from_secs(1));
+    }
+    drop(consumer_);
+    let consumer = consumer(&topics, "a").await;
+    let batch = next(&consumer, 1).await;
+    assert_eq!(batch[0].first_ms, answered_ms);
+    // A dead letter that is tried again begins anew.
+    settle(&consumer, &batch, |_| dead("no")).await;
+    topics.dead_retry(&orders(), Which::One(1)).await.unwrap();
+    let batch = next(&consumer, 1).await;
+    settle(&consumer, &batch, |_| Settled::Release).await;
+    clock.advance(day);
+    assert_eq!(next(&consumer, 1).await[0].first_ms, clock.now_ms());
+}
+
+pub(super) async fn a_clock_that_was_ahead_leaves_no_duplicates_behind(topics: Topics, clock: TestClock) {
+    let send = async |data: &str| {
+        topics.publish(&orders(), &rules(), vec![own_id(event(data))]).await.unwrap().remove(0).duplicate
+    };
+    let started = clock.now_ms();
+    clock.set(started + 366 * 24 * 3_600_000);
+    assert!(!send("ahead").await);
+    assert!(send("ahead").await);
+    clock.set(started);
+    assert!(!send("x").await);
+    assert!(send("x").await);
+    clock.advance(DEDUP_WINDOW - Duration::from_millis(1));
+    assert!(send("x").await);
+    clock.advance(Duration::from_millis(1));
+    assert!(!send("x").await, "its window is over");
+    assert!(!send("ahead").await);
+    // A little is no matter.
+    clock.set(clock.now_ms() - 1000);
+    assert!(send("x").await);
+}
+
+pub(super) async fn a_message_that_dies_again_after_a_replay_has_another_copy(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1")]).await;
+    let consumer = consumer(&topics, "a").await;
+    for _ in 0..2 {
+        let deliveries = next(&consumer, 1).await;
+        let forward = Some("orders-dead".parse().unwrap());
+        let death = Death { reason: "no".into(), status: None, answer: Bytes::new(), forward };
+        settle(&consumer, &deliveries, |_| Settled::Dead(Box::new(death.clone()))).await;
+        assert_eq!(topics.forward(&orders(), |_| Some(rules())).await.unwrap(), 0);
+        topics.replay(&orders(), &function("a"), To::Position(1)).await.unwrap();
+    }
+    let copies = topics.page(&id("shop", "orders-dead"), 0, None, 10).await.unwrap().messages;
+    let ids: Vec<_> = copies.iter().map(|copy| &*copy.event.id).collect();
+    assert_eq!(ids, ["dead-orders-a-1", "dead-orders-a-2"]);
+}
+
+pub(super) async fn numbers_that_nothing_has_find_nothing(topics: Topics, _clock: TestClock) {
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1")]).await;
+    for number in [u64::MAX, u64::MAX / 2 + 1, u64::MAX / 2] {
+        assert_eq!(topics.dead_get(&orders(), number).await.unwrap(), None);
+        assert_eq!(topics.dead_list(&orders(), None, number, 1).await.unwrap().letters, []);
+        for error in [
+            topics.dead_drop(&orders(), Which::One(number)).await,
+            topics.dead_retry(&orders(), Which::One(number)).await,
+        ] {
+            assert!(matches!(error, Err(TopicError::NoSuchMessage(_))), "{error:?}");
+        }
+        topics.replay(&orders(), &function("a"), To::Position(number)).await.unwrap();
+        topics.replay(&orders(), &function("a"), To::Time(number)).await.unwrap();
+    }
 }

@@ -298,8 +298,12 @@ fn a_dead_letter_is_tried_again_also_by_who_just_begins() {
         while topics.embedded.is_consumed(&orders(), &function("a")) {
             tokio::task::yield_now().await;
         }
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().unwrap_err());
         let mut begins = Box::pin(consumer(&topics, "a"));
         assert!(poll!(&mut begins).is_pending());
+        drop(go);
+        busy.await.unwrap();
         // It has read what there is, and does not know it yet.
         tokio::task::spawn_blocking(|| ()).await.unwrap();
         topics.dead_retry(&orders(), Which::One(1)).await.unwrap();
@@ -457,7 +461,8 @@ async fn a_topic_is_held_for_a_backup_and_adopted_from_it() {
 /// Does something to the file of the topic.
 async fn execute(topics: &Topics, sql: &'static str) {
     let open = topics.embedded.stores.or_create(&orders()).await.unwrap();
-    let work = move |connection: &rusqlite::Connection| -> Result<usize, TopicError> { Ok(connection.execute(sql, [])?) };
+    let work =
+        move |connection: &rusqlite::Connection| -> Result<usize, TopicError> { Ok(connection.execute(sql, [])?) };
     assert!(open.database.write(work).await.unwrap() > 0, "{sql}");
 }
 
@@ -506,4 +511,178 @@ async fn a_message_whose_attributes_cannot_be_read_is_a_dead_letter_and_the_othe
     topics.dead_retry(&orders(), Which::One(letters[2].number)).await.unwrap();
     assert_eq!(drain(&consumer_).await, ["4"]);
     assert_eq!(topics.dead_drop(&orders(), Which::All(function("a"))).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_letter_without_room_keeps_no_acknowledgement_back() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish(&topics, [Event { data: "x".repeat(100_000).into(), ..event("1") }, event("2"), event("3")]).await;
+    let consumer_ = consumer(&topics, "a").await;
+    let batch = next(&consumer_, 3).await;
+    bound_pages(&topics, Some(2)).await;
+    let results = batch.iter().map(|delivery| {
+        let settled = if delivery.position == 1 { dead("no") } else { Settled::Done };
+        (delivery.at, delivery.generation, settled)
+    });
+    let error = consumer_.settle(results.collect()).await.unwrap_err();
+    assert!(error.to_string().contains("minnow topic dead drop"), "{error}");
+    assert_eq!(topics.survey(&orders()).await.unwrap().consumers[0].lag, 1);
+    // Again, with nothing else to write; and for who comes after.
+    consumer_.next(1, usize::MAX).await.unwrap_err();
+    drop(consumer_);
+    let consumer_ = consumer(&topics, "a").await;
+    let batch = next(&consumer_, 3).await;
+    assert_eq!(positions(&batch), [1]);
+    let results = batch.iter().map(|delivery| (delivery.at, delivery.generation, dead("no")));
+    consumer_.settle(results.collect()).await.unwrap_err();
+    bound_pages(&topics, None).await;
+    assert_eq!(next(&consumer_, 3).await, []);
+    assert_eq!((topics.survey(&orders()).await.unwrap().consumers[0].lag, consumer_.outstanding()), (0, 0));
+    assert_eq!(topics.dead_list(&orders(), None, 0, 10).await.unwrap().letters.len(), 1);
+}
+
+#[tokio::test]
+async fn answers_and_reasons_are_in_the_bound_of_dead_letters() {
+    let (topics, _clock, temp) = embedded_topics();
+    let small = TopicRules { max_bytes: 1 << 20, ..rules() };
+    topics.ensure(&orders(), &small, &[(function("a"), From::Start)]).await.unwrap();
+    let consumer = consumer(&topics, "a").await;
+    let death = Death { reason: "r".repeat(1024), status: None, answer: vec![b'x'; 4096].into(), forward: None };
+    for round in 0..40 {
+        let events = (0..100).map(|number| now(event(&format!("{round}/{number}")))).collect();
+        topics.publish(&orders(), &small, events).await.unwrap();
+        let batch = next(&consumer, 100).await;
+        settle(&consumer, &batch, |_| Settled::Dead(Box::new(death.clone()))).await;
+    }
+    let left = count(&temp, "dead");
+    assert!(left > 2_500 && left * (1024 + 4096) <= 16 << 20, "{left}");
+    let counted = |temp: &TempDir| {
+        let file = rusqlite::Connection::open(file(temp, "orders")).unwrap();
+        let sql =
+            "SELECT dead_bytes, (SELECT coalesce(sum(octet_length(head) + octet_length(data) + octet_length(reason)
+            + octet_length(answer)), 0) FROM dead) FROM topic";
+        file.query_row(sql, [], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))).unwrap()
+    };
+    // Also after some died again with less, and some were dropped.
+    let letters = topics.dead_list(&orders(), None, 0, 2).await.unwrap().letters;
+    topics.dead_retry(&orders(), Which::One(letters[0].number)).await.unwrap();
+    let again = next(&consumer, 1).await;
+    settle(&consumer, &again, |_| dead("no")).await;
+    topics.dead_drop(&orders(), Which::One(letters[1].number)).await.unwrap();
+    let (kept, there) = counted(&temp);
+    assert_eq!(kept, there);
+    topics.dead_drop(&orders(), Which::All(function("a"))).await.unwrap();
+    assert_eq!(counted(&temp), (0, 0));
+}
+
+#[tokio::test]
+async fn copies_are_forwarded_by_one_at_a_time_and_none_is_forgotten() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    let target = id("shop", "orders-dead");
+    topics.ensure(&target, &rules(), &[]).await.unwrap();
+    publish(&topics, [event("1"), event("2")]).await;
+    let consumer = consumer(&topics, "a").await;
+    let death = Death { reason: "no".into(), status: None, answer: Bytes::new(), forward: Some(target.name.clone()) };
+    let die = async || {
+        let batch = next(&consumer, 1).await;
+        settle(&consumer, &batch, |_| Settled::Dead(Box::new(death.clone()))).await;
+    };
+    die().await;
+    let held = topics.hold(&target).await.unwrap().unwrap();
+    let topic = orders();
+    let mut first = Box::pin(topics.forward(&topic, |_| Some(rules())));
+    let open = topics.embedded.stores.or_create(&target).await.unwrap();
+    while open.database.waiting_writes() == 0 {
+        assert!(poll!(&mut first).is_pending());
+        tokio::task::yield_now().await;
+    }
+    die().await;
+    // It does not wait, and reads nothing.
+    assert_eq!(topics.forward(&topic, |_| Some(rules())).now_or_never().unwrap().unwrap(), 0);
+    drop(held);
+    assert_eq!(first.await.unwrap(), 0);
+    assert_eq!(topics.page(&target, 0, None, 10).await.unwrap().messages.len(), 2);
+    // One that was given up leaves the turn.
+    drop(topics.forward(&topic, |_| Some(rules())).now_or_never());
+    publish(&topics, [event("3")]).await;
+    die().await;
+    topics.forward(&topic, |_| Some(rules())).await.unwrap();
+    assert_eq!(topics.page(&target, 0, None, 10).await.unwrap().messages.len(), 3);
+}
+
+#[tokio::test]
+async fn a_retry_that_comes_while_a_dead_letter_fails_is_kept() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1")]).await;
+    let consumer = consumer(&topics, "a").await;
+    let batch = next(&consumer, 1).await;
+    settle(&consumer, &batch, |_| dead("no")).await;
+    topics.dead_retry(&orders(), Which::One(1)).await.unwrap();
+    let again = next(&consumer, 1).await;
+    // The second retry is written before that the first one failed.
+    let held = topics.hold(&orders()).await.unwrap().unwrap();
+    let topic = orders();
+    let mut retry = Box::pin(topics.dead_retry(&topic, Which::One(1)));
+    let open = topics.embedded.stores.or_create(&orders()).await.unwrap();
+    while open.database.waiting_writes() < 1 {
+        assert!(poll!(&mut retry).is_pending());
+    }
+    let settling = consumer.settle(vec![(again[0].at, again[0].generation, dead("still"))]);
+    while open.database.waiting_writes() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    retry.await.unwrap();
+    settling.await.unwrap();
+    let letter = topics.dead_get(&orders(), 1).await.unwrap().unwrap().info;
+    assert_eq!((&*letter.reason, letter.again, letter.tries), ("still", true, 2));
+    assert_eq!(drain(&consumer).await, ["1"]);
+    assert_eq!(topics.dead_get(&orders(), 1).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_comes_again_as_often_as_it_is_asked_for() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish(&topics, [event("1")]).await;
+    let consumer = consumer(&topics, "a").await;
+    let batch = next(&consumer, 1).await;
+    settle(&consumer, &batch, |_| dead("no")).await;
+    for round in 0..100 {
+        let retry = tokio::spawn({
+            let topics = topics.clone();
+            async move { topics.dead_retry(&orders(), Which::One(1)).await }
+        });
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let again = loop {
+            let again = next(&consumer, 1).await;
+            if !again.is_empty() {
+                break again;
+            }
+            assert!(std::time::Instant::now() < deadline, "round {round}: it does not come");
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(retry.await.unwrap().unwrap(), 1);
+        // The next retry may come before this is written.
+        drop(consumer.settle(vec![(again[0].at, again[0].generation, dead("still"))]));
+    }
+}
+
+#[tokio::test]
+async fn a_bound_that_has_become_smaller_is_reached_in_pieces() {
+    let (topics, _clock, _temp) = embedded_topics();
+    follow(&topics, &["a"]).await;
+    publish_all(&topics, (0..12_000).map(|number| number.to_string())).await;
+    let bounded = TopicRules { max_messages: Some(10), when_full: WhenFull::DropOldest, ..rules() };
+    topics.publish(&orders(), &bounded, vec![now(event("new"))]).await.unwrap();
+    let left = topics.survey(&orders()).await.unwrap().messages;
+    assert!((5_000..8_000).contains(&left), "{left}");
+    topics.sweep(&orders(), &bounded).await.unwrap();
+    let survey = topics.survey(&orders()).await.unwrap();
+    assert_eq!((survey.messages, survey.last, survey.consumers[0].expired), (10, Some(12_001), 11_991));
+    topics.publish(&orders(), &bounded, vec![now(event("newer"))]).await.unwrap();
+    assert_eq!(topics.survey(&orders()).await.unwrap().messages, 10);
 }
