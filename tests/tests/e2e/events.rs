@@ -337,3 +337,51 @@ fn a_node_that_stops_lets_deliveries_end_and_delivers_what_is_left_when_it_runs_
     // Each once: what had begun was let through.
     assert_eq!(seen(&node, "event-drain").len(), 4);
 }
+
+/// Publishes until the topic is full, or so many times; answers how many were taken, and what the last one was told.
+#[track_caller]
+fn publish_until_full(node: &Node, app: &str, most: usize) -> (usize, Option<String>) {
+    for taken in 0..most {
+        let answer = node.api("POST", &format!("/v1/topics/orders?app={app}"), r#"{"act":"slow"}"#);
+        if answer.status != 200 {
+            answer.problem(507, "storage_full");
+            return (taken, answer.json()["detail"].as_str().map(str::to_owned));
+        }
+    }
+    (most, None)
+}
+
+#[test]
+fn who_publishes_faster_than_the_function_takes_is_refused_and_what_was_taken_is_done() {
+    let node = node();
+    let settings = "topics = [\"orders\"]\n[functions.web.limits]\nconcurrency = 2";
+    node.serve(&consumer("event-full", settings, "[topic.orders]\nmax_messages = 5"));
+    let (taken, told) = publish_until_full(node, "event-full", 100);
+    let told = told.expect("a hundred messages found room where there is some for five");
+    assert!(told.contains("max_messages") && told.contains("drop-oldest"), "{told}");
+    assert!(taken >= 5, "{taken}");
+    // Each message that was taken is delivered, and then there is room again.
+    all_done(node, "event-full", "orders");
+    assert_eq!(seen(node, "event-full").len(), taken);
+    publish(node, "event-full", "orders", &json!({}));
+    all_done(node, "event-full", "orders");
+    assert_eq!(seen(node, "event-full").len(), taken + 1);
+    assert!(node.metric("minnow_topic_published_total", &["event-full", "full"]) >= 1.0);
+}
+
+#[test]
+fn a_topic_that_drops_the_oldest_takes_all_and_counts_what_went() {
+    let node = node();
+    let settings = "topics = [\"orders\"]\n[functions.web.limits]\nconcurrency = 2";
+    let topic = "[topic.orders]\nmax_messages = 5\nwhen_full = \"drop-oldest\"";
+    node.serve(&consumer("event-drop", settings, topic));
+    assert_eq!(publish_until_full(node, "event-drop", 40), (40, None));
+    all_done(node, "event-drop", "orders");
+    let seen = seen(node, "event-drop");
+    let expired = follower(node, "event-drop", "orders")["expired"].as_u64().unwrap();
+    assert!(expired > 0, "{seen:?}");
+    // What was under way when it went was delivered all the same, and counts as gone.
+    assert!(seen.len() as u64 + expired >= 40, "{} came and {expired} went", seen.len());
+    let last = "00000000000000000040";
+    assert!(seen.iter().any(|seen| seen["headers"]["ce-sequence"] == last), "the newest has gone: {seen:?}");
+}
