@@ -57,9 +57,7 @@ fn settle(
     match delivered {
         Delivered::NotNow(..) => Settled::Release,
         // Alone it may fit.
-        Delivered::Failed(Code::RequestTooLarge) if together > 1 => {
-            Settled::ReleaseAlone
-        }
+        Delivered::Failed(Code::RequestTooLarge) if together > 1 => Settled::ReleaseAlone,
         // It does not become shorter.
         Delivered::Failed(Code::RequestTooLarge) => dead(
             Failure {
