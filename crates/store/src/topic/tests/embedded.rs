@@ -46,6 +46,9 @@ async fn everything_is_there_after_opening_again() {
     drop(a);
     // Ends when what the consumer left was written.
     drop(consumer(&topics, "a").await);
+    while topics.embedded.is_consumed(&orders(), &function("a")) {
+        tokio::task::yield_now().await;
+    }
     let before = topics.survey(&orders()).await.unwrap();
     drop(topics);
     // The last consumer's last write has its share of the topics still.
