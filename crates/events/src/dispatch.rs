@@ -242,10 +242,8 @@ impl Task<'_> {
     async fn note(&mut self) {
         self.noted = Instant::now();
         // What cannot be read is told when it is to be delivered.
-        if let Ok(survey) = self.shared.topics.survey(&self.follower.topic).await
-            && let Some(own) = survey.consumers.iter().find(|consumer| consumer.function == self.follower.function)
-        {
-            self.follower.note_survey(own, &self.shared.metrics);
+        if let Ok(Some(own)) = self.shared.topics.survey_of(&self.follower.topic, &self.follower.function).await {
+            self.follower.note_survey(&own, &self.shared.metrics);
         }
     }
 
@@ -495,5 +493,5 @@ async fn forward(shared: &Shared, topic: &StoreId) {
 
 /// What messages take in memory, in bytes.
 fn size(deliveries: &[Delivery]) -> usize {
-    deliveries.iter().map(|delivery| delivery.event.size()).sum()
+    deliveries.iter().map(Delivery::size).sum()
 }
