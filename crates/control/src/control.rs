@@ -151,10 +151,10 @@ impl Control {
         Ok(control)
     }
 
-    /// Says which secrets live functions lack, and so are not run: that is known of at the start only where a key was lost.
+    /// Says which secrets live functions and webhooks lack, and so do not work: that is known of at the start only where a key was lost.
     fn tell_lacks(&self, rows: &[LiveRow]) {
         for lack in lacks(&self.vault, rows) {
-            tracing::error!(%lack, "a live function lacks a secret and is not run");
+            tracing::error!(%lack, "a secret of what is live cannot be used");
             if let Some(row) = rows.first() {
                 self.note(&row.tenant, &row.config.app, Level::Error, self.started_ms, lack.to_string());
             }

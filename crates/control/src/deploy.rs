@@ -98,7 +98,7 @@ impl Control {
         Ok(changed.deployment)
     }
 
-    /// Refuses versions whose functions would lack secrets, unless the node is a lenient one.
+    /// Refuses versions whose functions or webhooks would lack secrets, unless the node is a lenient one.
     fn require_secrets(&self, rows: &[LiveRow]) -> Result<(), ControlError> {
         if self.config.lenient { Ok(()) } else { require_secrets(&self.vault, rows) }
     }
@@ -362,8 +362,9 @@ fn in_one_line(error: &ControlError) -> String {
 /// What a function lacks, for whoever writes it: see [`crate::ControlConfig::lenient`].
 fn in_dev(lack: Lack) -> String {
     format!(
-        "{lack}, or add a line `{}=…` to .dev.vars; until then the function answers `secret_missing`",
-        lack.secret()
+        "{lack}, or add a line `{}=…` to .dev.vars; until then {} answers `secret_missing`",
+        lack.secret(),
+        lack.who()
     )
 }
 

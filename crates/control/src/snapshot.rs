@@ -7,17 +7,19 @@ use std::{
 
 use minnow_model::{
     AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, Schedule, StoreGrant, StoreId,
-    StoreKind, StoreName, Subscription, Tenant, Topic,
+    StoreKind, StoreName, Subscription, Tenant, Topic, TopicRules,
 };
 use minnow_runtime::{
-    Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,
+    Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, LiveWebhook, Runtime, Secrets,
     data::{Granted, GrantedStore, Withdrawn},
+    live::WEBHOOK_PLACES,
 };
 use minnow_store::Vault;
+use tokio::sync::Semaphore;
 
 use crate::{
     ControlError,
-    environment::environment,
+    environment::{environment, webhook_key},
     registry::{LiveRow, Settings, SharedStore},
 };
 
@@ -125,13 +127,18 @@ impl Builder {
             .map(|row| {
                 self.note_owners(&row);
                 let specs = self.specs(&row.tenant, &row.config, &row.shared, &row.settings)?;
+                let webhooks = self.webhooks(&row.tenant, &row.config, &row.settings);
                 let same = running
                     .and_then(|app| app.shares.iter().find(|(_, version)| version.version == row.config.version))
                     .filter(|(_, version)| version.functions.iter().map(|function| function.spec()).eq(&specs))
+                    .filter(|(_, version)| {
+                        let same = version.webhooks.iter().zip(&webhooks).all(|(one, other)| one.is_like(other));
+                        same && version.webhooks.len() == webhooks.len()
+                    })
                     .map(|(_, version)| Arc::clone(version));
                 let version = match same {
                     Some(version) => version,
-                    None => Arc::new(self.version(&row.tenant, row.config, specs)?),
+                    None => Arc::new(self.version(&row.tenant, row.config, specs, webhooks)?),
                 };
                 Ok((row.weight, version))
             })
@@ -144,6 +151,7 @@ impl Builder {
         tenant: &Tenant,
         config: BundleConfig,
         specs: Vec<FunctionSpec>,
+        webhooks: Vec<Arc<LiveWebhook>>,
     ) -> Result<LiveVersion, ControlError> {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
@@ -151,7 +159,8 @@ impl Builder {
         let topics = config.topics.iter().map(|(name, topic)| (name.clone(), topic.rules())).collect();
         let BundleConfig { version, files, sticky, blob, .. } = config;
         let cors = blob.into_iter().map(|(name, bucket)| (name, bucket.cors)).filter(|(_, cors)| !cors.is_empty());
-        Ok(LiveVersion { version, router, functions, files, sticky, buckets, cors: cors.collect(), topics })
+        let cors = cors.collect();
+        Ok(LiveVersion { version, router, functions, files, sticky, buckets, cors, topics, webhooks })
     }
 
     /// The buckets that the version declares, as if to a function that may do everything with them.
@@ -159,21 +168,33 @@ impl Builder {
         if config.blob.is_empty() {
             return Arc::clone(&self.no_grants);
         }
-        let bucket = |(name, bucket): (&StoreName, &BlobStore)| {
-            let grant = StoreGrant { app: None, store: name.clone(), read_only: false };
-            let granted = GrantedStore {
-                store: StoreId { tenant: tenant.clone(), app: config.app.clone(), name: name.clone() },
-                read_only: false,
-                variable: grant.variable(),
-                size_bytes: bucket.size_bytes,
-                mount: None,
-                topic: None,
-            };
-            (grant.name(), granted)
-        };
+        let bucket =
+            |(name, bucket): (&StoreName, &BlobStore)| own_store(tenant, config, name, bucket.size_bytes, None);
         let granted = Arc::new(Granted { blob: config.blob.iter().map(bucket).collect(), ..Granted::default() });
         self.note_granted(&granted);
         granted
+    }
+
+    /// The public routes to topics that the version declares, in the order of the topics' names.
+    fn webhooks(&self, tenant: &Tenant, config: &BundleConfig, settings: &Settings) -> Vec<Arc<LiveWebhook>> {
+        let with_webhook =
+            config.topics.iter().filter_map(|(name, topic)| Some((name, topic, topic.webhook.as_ref()?)));
+        let webhooks = with_webhook.map(|(name, topic, webhook)| {
+            let rules = topic.rules();
+            let (key, store) = own_store(tenant, config, name, topic.max_bytes, Some(rules));
+            let topic = store.store.clone();
+            let granted = Arc::new(Granted { topic: [(key, store)].into(), ..Granted::default() });
+            self.note_granted(&granted);
+            Arc::new(LiveWebhook {
+                topic,
+                rules,
+                signature: webhook.signature.clone(),
+                key: webhook_key(&self.vault, tenant, &config.app, webhook, settings).ok(),
+                granted,
+                places: Semaphore::new(WEBHOOK_PLACES),
+            })
+        });
+        webhooks.collect()
     }
 
     /// What the runtime needs to know of the version's functions, in the order of their names.
@@ -286,4 +307,24 @@ impl Builder {
             BundledCode::Js { module, source_map } => Some(FunctionCode::Js { module, source_map }),
         }
     }
+}
+
+/// A store of the version's own app, as if to a function that may do everything with it, under its name.
+fn own_store(
+    tenant: &Tenant,
+    config: &BundleConfig,
+    name: &StoreName,
+    size_bytes: u64,
+    topic: Option<TopicRules>,
+) -> (String, GrantedStore) {
+    let grant = StoreGrant { app: None, store: name.clone(), read_only: false };
+    let granted = GrantedStore {
+        store: StoreId { tenant: tenant.clone(), app: config.app.clone(), name: name.clone() },
+        read_only: false,
+        variable: grant.variable(),
+        size_bytes,
+        mount: None,
+        topic,
+    };
+    (grant.name(), granted)
 }

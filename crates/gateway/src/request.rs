@@ -27,6 +27,7 @@ use crate::{
     refusal::Refusal,
     span::ServerSpan,
     target::{self, FoundFile, Target},
+    webhook,
     worker::Node,
 };
 
@@ -60,6 +61,9 @@ pub(crate) async fn handle(
             run(connection, head, incoming, call).await
         }
         Ok((Target::File(found), _)) => send_file(node, found, &head).await,
+        Ok((Target::Webhook(webhook), _)) => webhook::answer(connection, &webhook, &head, incoming)
+            .await
+            .map_err(|refusal| Answer { refusal, counted: true }),
         Ok((Target::Blob(app), _)) => {
             blob::answer(connection, &app, &head, incoming).await.map_err(|refusal| Answer { refusal, counted: true })
         }
@@ -94,7 +98,7 @@ pub(crate) async fn handle(
 /// A request that is not answered by what it asked for, and who counts it.
 struct Answer {
     refusal: Refusal,
-    /// The runtime counts what it refuses, with the function's name; requests to signed URLs are counted apart.
+    /// The runtime counts what it refuses, with the function's name; requests to signed URLs and webhooks are counted apart.
     counted: bool,
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AppName, BlobStore, Digest, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, Schedule,
     StoreKind, StoreName, Subscription, Topic,
-    event::Async,
+    event::{Async, Webhook},
     manifest::{Instances, Sticky},
 };
 
@@ -112,6 +112,11 @@ impl BundleConfig {
             StoreKind::Files => self.volumes.get(store).map(|store| store.size_bytes),
             StoreKind::Topic => self.topics.get(store).map(|topic| topic.max_bytes),
         }
+    }
+
+    /// The topics that have a webhook, in the order of their names.
+    pub fn webhooks(&self) -> impl Iterator<Item = (&StoreName, &Webhook)> {
+        self.topics.iter().filter_map(|(name, topic)| Some((name, topic.webhook.as_ref()?)))
     }
 
     /// Every migration, with its store.

@@ -12,6 +12,7 @@ mod read;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::collections::BTreeMap;
 

@@ -36,6 +36,6 @@ pub use headers::remove_hop_by_hop;
 pub use invocation::{Body, BodyError, Invocation, Outcome, TraceContext};
 pub use js::{JsConfig, LoadFailure};
 pub use kind::GuestKind;
-pub use live::{Live, LiveApp, LiveVersion};
+pub use live::{Live, LiveApp, LiveVersion, LiveWebhook};
 pub use mask::Secrets;
 pub use runtime::{Runtime, RuntimeConfig, StartError};

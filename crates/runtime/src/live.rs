@@ -7,11 +7,13 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use minnow_model::{
-    AppName, BundledFile, FunctionName, Origin, StoreName, TopicRules, Version,
+    AppName, BundledFile, FunctionName, Origin, StoreId, StoreName, TopicRules, Version,
+    event::Signature,
     manifest::Sticky,
     route::{Found, Router},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use zeroize::Zeroizing;
 
 use crate::{Function, data::Granted};
 
@@ -39,7 +41,7 @@ pub struct LiveApp {
 /// One version that gets traffic.
 pub struct LiveVersion {
     pub version: Version,
-    /// Finds the index into `functions`.
+    /// Finds the index into `functions`, and beyond their number, into `webhooks`.
     pub router: Router,
     pub functions: Vec<Arc<Function>>,
     pub files: BTreeMap<String, BundledFile>,
@@ -51,6 +53,34 @@ pub struct LiveVersion {
     pub topics: BTreeMap<StoreName, TopicRules>,
     /// The origins whose pages may use signed URLs of these buckets, where there are any.
     pub cors: BTreeMap<StoreName, Vec<Origin>>,
+    /// The public routes to topics, in the order of the topics' names.
+    pub webhooks: Vec<Arc<LiveWebhook>>,
+}
+
+/// A public route to a topic. It has no `Debug`: the key is a secret.
+pub struct LiveWebhook {
+    pub topic: StoreId,
+    /// What the topic may hold.
+    pub rules: TopicRules,
+    pub signature: Signature,
+    /// What signs what comes. `None` where the secret was never set, cannot be read, or is no key: then nothing is taken.
+    pub key: Option<Zeroizing<Vec<u8>>>,
+    /// Has the topic. Whoever publishes keeps this until it is done, so that nobody takes the data of a deleted app away meanwhile.
+    pub granted: Arc<Granted>,
+    /// Requests whose bodies are in memory: [`WEBHOOK_PLACES`].
+    pub places: Semaphore,
+}
+
+/// Bodies of one webhook in memory at once. A place is held for the milliseconds of a body and a commit, by a client that sends slowly for
+/// seconds; with 24 MiB at most one webhook leaves the node's memory to others.
+pub const WEBHOOK_PLACES: usize = 32;
+
+impl LiveWebhook {
+    /// Whether it is the same in all that a change of settings can change.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self { topic, rules, signature, key, .. } = self;
+        (topic, rules, signature, key) == (&other.topic, &other.rules, &other.signature, &other.key)
+    }
 }
 
 impl LiveVersion {

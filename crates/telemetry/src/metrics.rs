@@ -50,6 +50,7 @@ struct Instruments {
     gateway: Responses,
     statics: Responses,
     blobs: Responses,
+    webhooks: Responses,
     compile: Histogram,
     connections: Gauge,
     loaded_code_bytes: Gauge,
@@ -87,6 +88,7 @@ impl Metrics {
             gateway: Responses::default(),
             statics: Responses::default(),
             blobs: Responses::default(),
+            webhooks: Responses::default(),
             compile: Histogram::of_durations(),
             connections: Gauge::default(),
             loaded_code_bytes: Gauge::default(),
@@ -160,7 +162,7 @@ impl Metrics {
         functions.retain(|key, _| !key.is_of(tenant, app));
     }
 
-    /// Counts a request that reached no function, static file or blob: an unknown host or path, malformed HTTP.
+    /// Counts a request that reached no function, static file, blob or webhook: an unknown host or path, malformed HTTP.
     pub fn gateway_request(&self, status: u16, code: Option<Code>) {
         self.instruments.gateway.count(status, code);
     }
@@ -173,6 +175,11 @@ impl Metrics {
     /// Counts a request to a signed URL: one that was answered, or one that was refused with a problem.
     pub fn blob_request(&self, status: u16, code: Option<Code>) {
         self.instruments.blobs.count(status, code);
+    }
+
+    /// Counts a request to a webhook: one that was answered, or one that was refused with a problem.
+    pub fn webhook_request(&self, status: u16, code: Option<Code>) {
+        self.instruments.webhooks.count(status, code);
     }
 
     /// Counts an open client connection until the answer is dropped.

@@ -53,4 +53,5 @@ mod settings;
 mod stores;
 mod streaming;
 mod warm;
+mod webhooks;
 mod websocket;

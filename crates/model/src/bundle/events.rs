@@ -101,7 +101,10 @@ mod tests {
     use super::*;
     use crate::{
         BundledCode, Digest, Grants, LimitCaps, Limits, Schedule, StoreName, Topic, Version,
-        event::{AttributeName, Backoff, From, Missed, Overlap, WhenFull},
+        event::{
+            AttributeName, Backoff, Encoding, From, Missed, Overlap, OwnSignature, Provider, Signature, Webhook,
+            WhenFull,
+        },
         manifest::Instances,
     };
 
@@ -143,7 +146,12 @@ mod tests {
                 ..Async::default()
             }),
         };
-        let full = Topic { max_messages: Some(1_000_000), when_full: WhenFull::DropOldest, ..Topic::default() };
+        let full = Topic {
+            max_messages: Some(1_000_000),
+            when_full: WhenFull::DropOldest,
+            webhook: Some(github("/hooks/github")),
+            ..Topic::default()
+        };
         BundleConfig {
             app: "shop".parse().unwrap(),
             version: Version::new(0, 1, 0),
@@ -158,6 +166,11 @@ mod tests {
             topics: [(name("audit"), full), (name("orders"), Topic::default()), (name("dead"), Topic::default())]
                 .into(),
         }
+    }
+
+    fn github(path: &str) -> Webhook {
+        let (path, secret) = (path.parse().unwrap(), "KEY".parse().unwrap());
+        Webhook { path, secret, signature: Signature::Of(Provider::Github) }
     }
 
     fn messages(config: &BundleConfig) -> Vec<String> {
@@ -272,6 +285,30 @@ mod tests {
             (
                 |config, _| config.topics.get_mut("audit").unwrap().max_messages = Some(0),
                 "the topic `audit`: it may hold 0 messages; that is from 1 to",
+            ),
+            (
+                |config, worker| {
+                    config.topics.get_mut("audit").unwrap().webhook = Some(github("/h"));
+                    worker.routes.push("POST /h".parse().unwrap());
+                },
+                "routes `POST /h` and `POST /h` match the same requests: the function `worker` and the webhook of `audit`",
+            ),
+            (
+                |config, _| config.topics.values_mut().take(2).for_each(|topic| topic.webhook = Some(github("/h"))),
+                "match the same requests: the webhook of `audit` and the webhook of `dead`",
+            ),
+            (
+                |config, _| {
+                    let own = OwnSignature {
+                        header: "X".into(),
+                        prefix: String::new(),
+                        encoding: Encoding::Hex,
+                        id_header: None,
+                    };
+                    let webhook = Webhook { signature: Signature::Own(own), ..github("/h") };
+                    config.topics.get_mut("audit").unwrap().webhook = Some(webhook);
+                },
+                "the topic `audit`: its webhook: `header`: `X` cannot be the name of a header",
             ),
             (
                 |config, _| config.topics.extend((0..98).map(|n| (format!("t{n}").parse().unwrap(), Topic::default()))),

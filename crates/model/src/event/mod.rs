@@ -1,13 +1,14 @@
 //! Events: what a message is, what a topic holds, who follows it, and when the clock starts a function.
 //!
 //! A message is a CloudEvent 1.0 (<https://github.com/cloudevents/spec>). Read in this order: [`Event`] and its forms in HTTP and
-//! JSON (`cloud.rs`), [`Topic`] and [`Subscription`], [`Backoff`], [`Schedule`], [`Async`].
+//! JSON (`cloud.rs`), [`Topic`] and [`Subscription`], [`Webhook`], [`Backoff`], [`Schedule`], [`Async`].
 
 mod asynchronous;
 mod cloud;
 mod retry;
 mod schedule;
 mod subscription;
+mod webhook;
 
 use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -29,6 +30,7 @@ pub use subscription::{
     MAX_RETRIES, MAX_SUBSCRIPTIONS, MAX_WAIT, Pattern, PatternError, RETENTION, Subscription, TOPIC_MESSAGES, Topic,
     TopicRules, WhenFull, takes,
 };
+pub use webhook::{Encoding, MAX_PREFIX_BYTES, OwnSignature, Provider, Signature, Webhook, WebhookPath};
 
 /// The most data of one event, in bytes: in base64 1 MiB, and with its attributes below NATS's usual `max_payload` of that.
 pub const MAX_DATA_BYTES: usize = 768 * 1024;

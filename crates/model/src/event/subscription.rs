@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttributeName, Backoff, Event};
+use super::{AttributeName, Backoff, Event, Webhook};
 use crate::{FunctionName, StoreName, grant::STORE_BYTES};
 
 /// The most topics that one function follows.
@@ -51,6 +51,9 @@ pub struct Topic {
     pub max_messages: Option<u64>,
     #[serde(skip_serializing_if = "WhenFull::is_refuse", default)]
     pub when_full: WhenFull,
+    /// A public route to it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub webhook: Option<Webhook>,
 }
 
 impl Default for Topic {
@@ -60,6 +63,7 @@ impl Default for Topic {
             max_bytes: DEFAULT_TOPIC_BYTES,
             max_messages: None,
             when_full: WhenFull::Refuse,
+            webhook: None,
         }
     }
 }
@@ -76,7 +80,7 @@ pub struct TopicRules {
 impl Topic {
     /// What it may hold.
     pub fn rules(&self) -> TopicRules {
-        let Self { retention, max_bytes, max_messages, when_full } = *self;
+        let Self { retention, max_bytes, max_messages, when_full, webhook: _ } = *self;
         TopicRules { retention, max_bytes, max_messages, when_full }
     }
 
@@ -95,9 +99,12 @@ impl Topic {
             let (least, most) = (STORE_BYTES.start(), STORE_BYTES.end());
             return Some(format!("its size is {} bytes; it is from {least} to {most}", self.max_bytes));
         }
-        let messages = self.max_messages.filter(|messages| !TOPIC_MESSAGES.contains(messages))?;
-        let (least, most) = (TOPIC_MESSAGES.start(), TOPIC_MESSAGES.end());
-        Some(format!("it may hold {messages} messages; that is from {least} to {most}"))
+        if let Some(messages) = self.max_messages.filter(|messages| !TOPIC_MESSAGES.contains(messages)) {
+            let (least, most) = (TOPIC_MESSAGES.start(), TOPIC_MESSAGES.end());
+            return Some(format!("it may hold {messages} messages; that is from {least} to {most}"));
+        }
+        let mistake = self.webhook.as_ref()?.mistake()?;
+        Some(format!("its webhook: {mistake}"))
     }
 }
 

@@ -40,6 +40,7 @@ impl Reader {
             max_bytes: size.unwrap_or(default.max_bytes),
             max_messages,
             when_full: when_full.unwrap_or_default(),
+            webhook: fields.get("webhook").and_then(|field| self.webhook(field)),
         }
     }
 

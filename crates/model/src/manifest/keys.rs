@@ -476,6 +476,81 @@ pub(super) static TOPIC: TableDoc = TableDoc {
                       nothing.",
             example: r#"when_full = "drop-oldest""#,
         },
+        KeyDoc {
+            key: "webhook",
+            kind: "table",
+            default: Some("none"),
+            meaning: "A path of the app at which others publish to the topic, signed with a secret that they share with the app: \
+                      [webhooks](events.md#webhooks).",
+            example: r#"webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }"#,
+        },
+    ],
+};
+
+pub(super) static WEBHOOK: TableDoc = TableDoc {
+    header: "webhook",
+    meaning: "A public route to a topic. All three keys have to be there.",
+    keys: &[
+        KeyDoc {
+            key: "path",
+            kind: "string",
+            default: None,
+            meaning: "The path that takes a POST, without names and wildcards. It is a route as those of functions are, and may \
+                      not be one of theirs.",
+            example: r#"webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }"#,
+        },
+        KeyDoc {
+            key: "secret",
+            kind: "string",
+            default: None,
+            meaning: "The name of the app's secret with which the sender signs; `minnow secret set` sets it. No function needs to \
+                      be granted it.",
+            example: r#"webhook = { path = "/hooks/stripe", secret = "STRIPE_SECRET", signature = "stripe" }"#,
+        },
+        KeyDoc {
+            key: "signature",
+            kind: "`github`, `stripe`, `standard` or a table",
+            default: None,
+            meaning: "How the sender signs: as GitHub, as Stripe, by [Standard Webhooks](https://www.standardwebhooks.com), or with \
+                      a header of its own. It is HMAC-SHA256 in each.",
+            example: r#"webhook = { path = "/hooks/mail", secret = "MAIL_SECRET", signature = "standard" }"#,
+        },
+    ],
+};
+
+pub(super) static SIGNATURE: TableDoc = TableDoc {
+    header: "signature",
+    meaning: "A header of its own with the HMAC-SHA256 of the body.",
+    keys: &[
+        KeyDoc {
+            key: "header",
+            kind: "string",
+            default: None,
+            meaning: "The header that has the signature.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature" } }"#,
+        },
+        KeyDoc {
+            key: "prefix",
+            kind: "string",
+            default: Some("none"),
+            meaning: "What stands before the signature in the header, up to 64 characters.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", prefix = "sha256=" } }"#,
+        },
+        KeyDoc {
+            key: "encoding",
+            kind: "`hex` or `base64`",
+            default: Some(r#""hex""#),
+            meaning: "How its 32 bytes are written.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", encoding = "base64" } }"#,
+        },
+        KeyDoc {
+            key: "id_header",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The header that has the event's id, so that what is sent twice within two minutes is one message. It is not \
+                      signed.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", id_header = "x-delivery" } }"#,
+        },
     ],
 };
 
@@ -664,8 +739,24 @@ pub(super) static LOCK: TableDoc =
     TableDoc { header: "[lock]", meaning: "The app has locks. The table is empty.", keys: &[] };
 
 /// Every table of the manifest, in the order of the reference.
-pub fn reference() -> [&'static TableDoc; 13] {
-    [&APP, &STICKY, &FUNCTION, &SUBSCRIPTION, &SCHEDULE, &ASYNC, &LIMITS, &KV, &SQL, &BLOB, &FILES, &TOPIC, &LOCK]
+pub fn reference() -> [&'static TableDoc; 15] {
+    [
+        &APP,
+        &STICKY,
+        &FUNCTION,
+        &SUBSCRIPTION,
+        &SCHEDULE,
+        &ASYNC,
+        &LIMITS,
+        &KV,
+        &SQL,
+        &BLOB,
+        &FILES,
+        &TOPIC,
+        &WEBHOOK,
+        &SIGNATURE,
+        &LOCK,
+    ]
 }
 
 /// A manifest that has every key.
@@ -734,10 +825,12 @@ retention = "7d"
 max_size = "1GiB"
 max_messages = 1_000_000
 when_full = "refuse"
+webhook = { path = "/hooks/orders", secret = "ORDERS_SECRET", signature = { header = "x-signature", prefix = "sha256=", encoding = "hex", id_header = "x-delivery" } }
 
 [topic.orders-dead]
 
 [topic.audit]
+webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }
 
 [lock]
 "#;
@@ -805,6 +898,7 @@ mod tests {
                     "{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[blob.uploads]\n[files.data]\n[topic.orders]\n[topic.audit]\n[lock]\n"
                 )
             }
+            "webhook" | "signature" => format!("{top}{function}[topic.orders]\n{line}\n"),
             "[functions.NAME.limits]" => format!("{top}{function}[functions.f.limits]\n{line}\n"),
             header => format!("{top}{function}{}\n{line}\n", header.replace("NAME", "main")),
         }
@@ -837,6 +931,8 @@ mod tests {
                         key => format!("schedules = [{{ {key} = 1.5 }}]"),
                     },
                     "async" => format!("async = {{ {} = 1.5 }}", doc.key),
+                    "webhook" => format!("webhook = {{ {} = 1.5 }}", doc.key),
+                    "signature" => format!("webhook = {{ signature = {{ {} = 1.5 }} }}", doc.key),
                     _ => format!("{} = 1.5", doc.key),
                 };
                 let source = manifest_with(table, doc, &line);

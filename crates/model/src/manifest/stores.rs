@@ -28,6 +28,8 @@ pub(super) struct Stores<'v> {
     pub volumes: BTreeMap<StoreName, FilesStore>,
     pub locks: bool,
     pub topics: BTreeMap<StoreName, Topic>,
+    /// Where the webhooks of topics stand.
+    pub webhooks: BTreeMap<StoreName, Span>,
     /// The app, when its name could be read.
     app: Option<AppName>,
     named: BTreeMap<StoreKind, Named<'v>>,
@@ -114,6 +116,7 @@ impl Reader {
             volumes: BTreeMap::new(),
             locks: false,
             topics: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             app: app.cloned(),
             named: BTreeMap::new(),
         };
@@ -124,6 +127,8 @@ impl Reader {
                 let (name, fields) = self.store(kind, key, span, value);
                 if kind == StoreKind::Topic {
                     let topic = fields.map(|fields| self.topic(fields)).unwrap_or_default();
+                    let webhook = fields.and_then(|fields| fields.get("webhook")).map(|field| field.value.span);
+                    stores.webhooks.extend(name.clone().zip(webhook));
                     stores.topics.extend(name.map(|name| (name, topic)));
                     continue;
                 }

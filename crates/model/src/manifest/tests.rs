@@ -238,6 +238,10 @@ fn every_mistake_of_events_is_told_with_line_column_and_remedy() {
     let many = |count: usize, entry: &str| {
         (0..count).map(|n| entry.replace("{n}", &n.to_string())).collect::<Vec<_>>().join(", ")
     };
+    let hook = |webhook: &str| with_tables(&format!("[topic.o]\nwebhook = {webhook}"));
+    let hooked = |signature: &str, path: &str| {
+        hook(&format!("{{ path = \"{path}\", secret = \"KEY\", signature = {signature} }}"))
+    };
     let functions: String = (0..11)
         .map(|n| {
             let schedules = many(100, "{ cron = \"@daily\", name = \"s{n}\" }");
@@ -267,6 +271,44 @@ fn every_mistake_of_events_is_told_with_line_column_and_remedy() {
         (
             with_tables("[topic.o]\nwhen_full = \"drop\""),
             "5:14: `when_full` is `drop`; write `refuse` or `drop-oldest`",
+        ),
+        (hook("1"), "5:11: `webhook` is a number, not a table; write for example `webhook = {"),
+        (hook("{}"), "5:11: the webhook has no `path`; write for example `webhook = { path ="),
+        (hook("{ path = \"/h\", signature = \"github\" }"), "5:11: the webhook has no `secret`"),
+        (hook("{ path = \"/h\", secret = \"KEY\" }"), "5:11: the webhook has no `signature`"),
+        (hook("{ paht = \"/h\" }"), "unknown key `paht` in `webhook`; did you mean `path`?"),
+        (hooked("\"github\"", "POST /h"), "5:21: a webhook takes POST only; write the path alone"),
+        (hooked("\"github\"", "/h/{id}"), "5:21: the path of a webhook has no `{name}`; write the path as it stands"),
+        (hooked("\"github\"", "h"), "5:21: a route's path starts with `/`"),
+        (hooked("\"github\"", "/.minnow/h"), "5:21: paths under `/.minnow/` are the node's own"),
+        (
+            hook("{ path = \"/h\", secret = \"my-key\", signature = \"github\" }"),
+            "5:36: not the name of a secret: the variable `my-key` contains `m`; use only A-Z, 0-9 and `_`; write for example `MY_KEY`",
+        ),
+        (hooked("\"gitlab\"", "/h"), "5:55: `signature` is `gitlab`; write `github` or `stripe` or `standard`"),
+        (hooked("true", "/h"), "5:54: `signature` is true or false, not `github`, `stripe`, `standard` or a table"),
+        (hooked("{}", "/h"), "5:54: the signature has no `header`; name the one that has the signature"),
+        (hooked("{ header = \"x y\" }", "/h"), "5:54: `header`: `x y` cannot be the name of a header"),
+        (hooked("{ header = \"x\", id_header = \"\" }", "/h"), "`id_header`: `` cannot be the name of a header"),
+        (
+            hooked("{ header = \"x\", id_header = \"X\" }", "/h"),
+            "`header` and `id_header` are both `x`; name the header",
+        ),
+        (hooked("{ header = \"x\", prefix = \"é\" }", "/h"), "`prefix` is not up to 64 visible characters of ASCII"),
+        (hooked("{ header = \"x\", encoding = \"hax\" }", "/h"), "`encoding` is `hax`; write `hex` or `base64`"),
+        (
+            hooked("{ header = \"x\", secret = \"y\" }", "/h"),
+            "unknown key `secret` in `signature`; it belongs to `webhook`",
+        ),
+        (
+            with_function("routes = [\"POST /h\"]")
+                + "[topic.o]\nwebhook = { path = \"/h\", secret = \"KEY\", signature = \"github\" }",
+            "6:11: routes `POST /h` and `POST /h` match the same requests, one of `f` and one of the webhook of `o`; remove one",
+        ),
+        (
+            hooked("\"github\"", "/h")
+                + "\n[topic.p]\nwebhook = { path = \"/h\", secret = \"KEY\", signature = \"stripe\" }",
+            "8:11: routes `POST /h` and `POST /h` match the same requests, one of the webhook of `o` and one of the webhook of `p`",
         ),
         (
             with_topics("publish = [\"order\"]"),
