@@ -325,6 +325,47 @@ export interface Lock extends AsyncDisposable {
   release(): Promise<boolean>;
 }
 
+/** A topic (`[topic.NAME]`) that is granted by `publish`, in the shape of Workers Queues. */
+export interface Topic {
+  /** Publishes a message. It is durable when the promise settles. The body is taken as it is at the call. */
+  send(body: unknown, options?: TopicSendOptions): Promise<TopicSent>;
+  /** Publishes up to 100 messages at once: all or none. */
+  sendBatch(
+    messages: Iterable<{ body: unknown } & TopicSendOptions>,
+    options?: { delay?: number; delaySeconds?: number },
+  ): Promise<TopicSent[]>;
+}
+
+export interface TopicSendOptions {
+  /**
+   * What the body is: `json`, which is what it becomes unless it is an ArrayBuffer or a view of one, `text`, `bytes`, or a media type
+   * for a string or bytes.
+   */
+  contentType?: "json" | "text" | "bytes" | (string & {});
+  /** Holds the message back for so many milliseconds, up to a week. */
+  delay?: number;
+  /** The same in seconds. */
+  delaySeconds?: number;
+  /** Messages of one key come in their order to a function with `order_by = "key"`. */
+  key?: string;
+  /** One that was published in the last two minutes is not published again. */
+  id?: string;
+  /** The event's `type`; `minnow.message` when absent. */
+  type?: string;
+  subject?: string;
+  /** Further attributes of the CloudEvent: names of 1 to 20 of `a-z` and `0-9`. */
+  attributes?: Record<string, string | number | boolean>;
+}
+
+/** What became of a message. */
+export interface TopicSent {
+  id: string;
+  /** Its place in the topic; null while it is held back. */
+  position: number | null;
+  /** Whether the same id was published in the last two minutes. Nothing was added then. */
+  duplicate: boolean;
+}
+
 /** What a call of a store or lock rejects with. A wrong argument is a `TypeError` where it is seen before the call. */
 export interface StoreError extends Error {
   readonly name: "StoreError";
@@ -360,6 +401,8 @@ export type StoreErrorCode =
   | "statement"
   /** The invocation to which it belonged is over. */
   | "ended"
+  /** The topics cannot be reached now, nothing was published: try again. */
+  | "unavailable"
   /** The store is damaged; the log of the node says where. */
   | "corrupt"
   /** The node has failed; its log says why. */
@@ -387,9 +430,66 @@ export type StoreErrorCode =
   | "EBUSY"
   | "EIO";
 
-/** A function: `export default { … } satisfies Handler<Env>`. */
-export interface Handler<Env = Record<string, string>> {
-  fetch(request: Request, env: Env, ctx: ExecutionContext): Response | Promise<Response>;
+/** Messages of a topic that came together. */
+export interface MessageBatch<Body = unknown> {
+  /** The name of the topic. */
+  readonly queue: string;
+  /** In their order. */
+  readonly messages: readonly Message<Body>[];
+  /** Says of all that nothing was said of: they are done. */
+  ackAll(): void;
+  /** Says of all that nothing was said of: they are to come again. */
+  retryAll(options?: RetryOptions): void;
+}
+
+/**
+ * A message of a topic. The first of `ack` and `retry` holds. Without a word it is done when the handler has returned, and comes
+ * again when that threw.
+ */
+export interface Message<Body = unknown> {
+  readonly id: string;
+  readonly timestamp: Date;
+  /** What the JSON says, a string where the type is `text/…`, else an ArrayBuffer; null where there are no data. */
+  readonly body: Body;
+  /** How often it was delivered, with this time. */
+  readonly attempts: number;
+  /** What the publisher gave as `key`. */
+  readonly key: string | null;
+  /** All attributes of the CloudEvent: `source`, `type`, `subject`, `sequence` and the others. */
+  readonly attributes: Readonly<Record<string, string>>;
+  /** It is done. */
+  ack(): void;
+  /** It is to come again, which costs a try. */
+  retry(options?: RetryOptions): void;
+}
+
+/** When a message comes again: after a day at most; as the manifest's `backoff` says where nothing is given. */
+export interface RetryOptions {
+  delaySeconds?: number;
+  /** The same in milliseconds. */
+  delay?: number;
+}
+
+/** A tick of a schedule. */
+export interface ScheduledEvent {
+  readonly type: "scheduled";
+  /** The name of the schedule. */
+  readonly name: string;
+  /** Null for one with `at`. */
+  readonly cron: string | null;
+  /** When it was due, in milliseconds since 1970. */
+  readonly scheduledTime: number;
+  noRetry(): void;
+}
+
+/**
+ * A function: `export default { … } satisfies Handler<Env>`. Without `queue` or `scheduled` it gets messages and ticks as requests
+ * in `fetch`.
+ */
+export interface Handler<Env = Record<string, string>, Body = unknown> {
+  fetch?(request: Request, env: Env, ctx: ExecutionContext): Response | Promise<Response>;
+  queue?(batch: MessageBatch<Body>, env: Env, ctx: ExecutionContext): void | Promise<void>;
+  scheduled?(event: ScheduledEvent, env: Env, ctx: ExecutionContext): void | Promise<void>;
 }
 
 /** What goes with an invocation. */

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: Minnow against its peers, in the same run, on the same machine.
 //!
 //! One file a benchmark ([`hello`], [`reuse`], [`cold`], [`density`], [`neighbour`], [`overload`], those of JavaScript in
-//! [`js`], those of the data services in [`data`]); the rest is what they share. Read [`machine`] for how server and load are kept apart, [`contest`] for the
+//! [`js`], those of the data services in [`data`], those of events in [`events`]); the rest is what they share. Read [`machine`] for how server and load are kept apart, [`contest`] for the
 //! interleaved rounds, [`node`], [`peers`] and [`npm`] for what is measured, [`wrk`], [`open_loop`] and [`http`] for what
 //! measures, and [`report`] for what is written to bench/RESULTS.md.
 
@@ -14,6 +14,7 @@ mod contest;
 mod data;
 mod density;
 mod distinct;
+mod events;
 mod hello;
 mod histogram;
 mod http;
@@ -103,17 +104,35 @@ enum What {
     Blob,
     /// 11,000 idle stores
     Stores,
-    /// Everything, about half an hour
+    /// Everything of topics and schedules: all that begin with events
+    Events,
+    /// Durable publishes, against NATS JetStream
+    EventsPublish,
+    /// From a publish until the function runs, against Redis Streams
+    EventsLatency,
+    /// A million messages that wait
+    EventsDrain,
+    /// How late ticks are
+    EventsSchedules,
+    /// 1,000 topics and 10,000 schedules with nothing to do
+    EventsIdle,
+    /// Everything, about forty minutes
     All,
 }
 
 impl What {
     fn includes(self, part: Self) -> bool {
-        use What::{Blob, JsCold, JsIdle, JsRecovery, JsWarm, JsWork, Kv, Sql, Stores};
+        use What::{
+            Blob, EventsDrain, EventsIdle, EventsLatency, EventsPublish, EventsSchedules, JsCold, JsIdle, JsRecovery,
+            JsWarm, JsWork, Kv, Sql, Stores,
+        };
         match self {
             Self::All => true,
             Self::Js => matches!(part, JsWarm | JsWork | JsCold | JsRecovery | JsIdle),
             Self::Data => matches!(part, Kv | Sql | Blob | Stores),
+            Self::Events => {
+                matches!(part, EventsPublish | EventsLatency | EventsDrain | EventsSchedules | EventsIdle)
+            }
             one => one == part,
         }
     }
@@ -126,7 +145,7 @@ const BUSY: f64 = 1.0;
 type Run = fn(&Setup) -> Result<Report>;
 
 /// All benchmarks, in the order in which they run and stand in bench/RESULTS.md.
-const BENCHES: [(What, &str, Run); 15] = [
+const BENCHES: [(What, &str, Run); 20] = [
     (What::Hello, "hello", hello::run),
     (What::Reuse, "reuse", reuse::run),
     (What::Cold, "cold", cold::run),
@@ -142,6 +161,11 @@ const BENCHES: [(What, &str, Run); 15] = [
     (What::Sql, "sql", data::sql::run),
     (What::Blob, "blob", data::blob::run),
     (What::Stores, "stores", data::stores::run),
+    (What::EventsPublish, "events-publish", events::publish::run),
+    (What::EventsLatency, "events-latency", events::latency::run),
+    (What::EventsDrain, "events-drain", events::drain::run),
+    (What::EventsSchedules, "events-schedules", events::schedules::run),
+    (What::EventsIdle, "events-idle", events::idle::run),
 ];
 
 /// What every benchmark needs to know.

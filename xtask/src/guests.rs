@@ -51,6 +51,22 @@ macro_rules! cargo_guest {
     };
 }
 
+macro_rules! messages_guest {
+    ($package:literal, $artifact:literal) => {
+        Prebuilt {
+            wasm: concat!("guests/", $package, "/", $package, ".wasm"),
+            sources: &[
+                concat!("guests/", $package),
+                "guests/messages-p2/src/handler.rs",
+                "wit/messaging-draft",
+                "guests/Cargo.toml",
+                "guests/Cargo.lock",
+            ],
+            recipe: Recipe::Cargo { workspace: "guests", package: $package, artifact: $artifact },
+        }
+    };
+}
+
 macro_rules! c_guest {
     ($folder:literal, $name:literal) => {
         Prebuilt {
@@ -75,6 +91,17 @@ const PREBUILT: &[Prebuilt] = &[
         ],
         recipe: Recipe::Cargo { workspace: "examples/tour", package: "entries", artifact: "entries.wasm" },
     },
+    Prebuilt {
+        wasm: "examples/tour/functions/fulfil/fulfil.wasm",
+        sources: &[
+            "examples/tour/functions/fulfil",
+            "examples/tour/Cargo.toml",
+            "examples/tour/Cargo.lock",
+            "sdk/rust",
+            "wit",
+        ],
+        recipe: Recipe::Cargo { workspace: "examples/tour", package: "fulfil", artifact: "fulfil.wasm" },
+    },
     cargo_guest!("examples/tour", "functions/pages", "pages", "pages.wasm"),
     c_guest!("guests/cgi-c", "cgi-c"),
     Prebuilt {
@@ -98,6 +125,8 @@ const PREBUILT: &[Prebuilt] = &[
     cargo_guest!("guests", "hello-p2", "hello-p2", "hello_p2.wasm"),
     cargo_guest!("guests", "hello-p3", "hello-p3", "hello_p3.wasm"),
     cargo_guest!("guests", "lab-p2", "lab-p2", "lab_p2.wasm"),
+    messages_guest!("messages-p2", "messages_p2.wasm"),
+    messages_guest!("messages-http-p2", "messages_http_p2.wasm"),
     Prebuilt {
         wasm: "guests/lab-p3/lab-p3.wasm",
         sources: &["guests/lab-p3", "guests/lab-p2/src/files.rs", "guests/Cargo.toml", "guests/Cargo.lock"],

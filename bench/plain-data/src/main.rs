@@ -1,10 +1,16 @@
-//! The benchmarks' peer of the data services: reads what a function reads, in a plain loop over one connection.
+//! The benchmarks' peer of the data services: reads what a function reads, in a plain loop over one connection. For events it publishes to
+//! NATS, and waits for what is added to a stream of Redis.
 //!
 //! - `plain-data redis ADDRESS MS`: GET of the key `k`.
 //! - `plain-data sqlite FILE SCRIPT MS`: reads `item` by primary key from a database that the script makes.
+//! - `plain-data stream ADDRESS PACE_MS MS`: see [`stream`].
+//! - `plain-data nats ADDRESS PUBLISHERS CONNECTIONS BYTES ids|none MS`: see [`nats`].
 //!
-//! After a second of warm-up it reads for so many milliseconds, and prints for each hundred reads how many nanoseconds one
+//! The first two read, after a second of warm-up, for so many milliseconds, and print for each hundred reads how many nanoseconds one
 //! took: what the guest says of the hundred reads of its request.
+
+mod nats;
+mod stream;
 
 use std::{
     error::Error,
@@ -12,12 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nats::Publishing;
 use rusqlite::Connection;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: plain-data redis ADDRESS MS | plain-data sqlite FILE SCRIPT MS";
+const USAGE: &str = "usage: plain-data redis ADDRESS MS | sqlite FILE SCRIPT MS | stream ADDRESS PACE_MS MS | nats ADDRESS PUBLISHERS \
+                     CONNECTIONS BYTES ids|none MS";
 const WARM_UP: Duration = Duration::from_secs(1);
 /// As many as the guest reads in one request.
 const GETS: u32 = 100;
@@ -29,6 +37,18 @@ fn main() -> Done {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["redis", address, ms] => redis(address, duration(ms)?),
         ["sqlite", file, script, ms] => sqlite(file, script, duration(ms)?),
+        ["stream", address, pace_ms, ms] => stream::under_way(address, duration(pace_ms)?, duration(ms)?),
+        ["nats", address, publishers, connections, bytes, ids @ ("ids" | "none"), ms] => {
+            let number = |text: &str| text.parse().map_err(|_| USAGE);
+            let publishing = Publishing {
+                publishers: number(publishers)?,
+                connections: number(connections)?,
+                bytes: number(bytes)?,
+                has_ids: *ids == "ids",
+                duration: duration(ms)?,
+            };
+            nats::publish(address, &publishing)
+        }
         _ => Err(USAGE.into()),
     }
 }

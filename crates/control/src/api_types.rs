@@ -1,5 +1,7 @@
 //! The bodies of the control API, as the server writes them and the CLI reads them.
 
+mod events;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use minnow_model::{
@@ -7,6 +9,8 @@ use minnow_model::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use events::*;
 
 /// `GET /v1/node`: what node this is.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -81,7 +85,7 @@ pub struct FunctionStatus {
     pub function: FunctionName,
     #[schema(value_type = String)]
     pub version: Version,
-    /// `http-0.2`, `http-0.3`, `command` or `command-core`, read from the WebAssembly; `js` for JavaScript.
+    /// `http-0.2`, `http-0.3`, `messaging`, `http-0.2+messaging`, `command` or `command-core`, read from the WebAssembly; `js` for JavaScript.
     pub kind: String,
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<RoutePattern>,
@@ -151,6 +155,10 @@ pub struct AppStatus {
     /// Newest first, at most 50.
     pub history: Vec<Deployment>,
     pub functions: Vec<FunctionStatus>,
+    /// When its functions run by the clock, by function and name.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[schema(required = false)]
+    pub schedules: Vec<ScheduleInfo>,
 }
 
 /// `POST /v1/apps/{app}/functions/{function}/invoke`: a request without the gateway.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minnow_events::Events;
 use minnow_model::{AppName, Deployment, Digest, Level, Share, Tenant, Version};
 use minnow_runtime::{FunctionCode, Live, LiveApp, Runtime};
 use minnow_store::{Blobs, DataDir, StoreError, Vault, VaultError};
@@ -43,6 +44,7 @@ pub struct Control {
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) live: Arc<Live>,
+    pub(crate) events: Arc<Events>,
     pub(crate) metrics: Metrics,
     pub(crate) logs: Logs,
     pub(crate) tokens: Tokens,
@@ -103,6 +105,7 @@ impl Control {
         dir: &DataDir,
         runtime: Arc<Runtime>,
         live: Arc<Live>,
+        events: Arc<Events>,
         metrics: Metrics,
         logs: Logs,
     ) -> Result<Arc<Self>, OpenError> {
@@ -121,6 +124,7 @@ impl Control {
             blobs,
             runtime,
             live,
+            events,
             metrics,
             logs,
             tokens,
@@ -147,10 +151,10 @@ impl Control {
         Ok(control)
     }
 
-    /// Says which secrets live functions lack, and so are not run: that is known of at the start only where a key was lost.
+    /// Says which secrets live functions and webhooks lack, and so do not work: that is known of at the start only where a key was lost.
     fn tell_lacks(&self, rows: &[LiveRow]) {
         for lack in lacks(&self.vault, rows) {
-            tracing::error!(%lack, "a live function lacks a secret and is not run");
+            tracing::error!(%lack, "a secret of what is live cannot be used");
             if let Some(row) = rows.first() {
                 self.note(&row.tenant, &row.config.app, Level::Error, self.started_ms, lack.to_string());
             }
@@ -269,7 +273,8 @@ impl Control {
             versions: row.versions,
             deployment: row.deployment,
         };
-        Ok(AppStatus { app, traffic, history, functions })
+        let schedules = self.ticks(tenant, &app.app);
+        Ok(AppStatus { app, traffic, history, functions, schedules })
     }
 
     /// What each version of the live deployment has done since it began.
@@ -380,6 +385,9 @@ impl Control {
             control.builder.forget_app(&app);
             control.follow_shares(&tenant, &app).await;
             control.metrics.remove_app(&tenant, &app);
+            if let Err(error) = control.events.forget_app(&tenant, &app).await {
+                tracing::warn!(%app, %error, "the schedules of a deleted app are forgotten later");
+            }
             control.count().await;
             drop((changes, turn));
             // The app is gone already. The reconciler removes what is left of its log, also what requests that are still

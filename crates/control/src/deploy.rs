@@ -73,7 +73,17 @@ impl Control {
         let _changes = self.changes.lock().await;
         let now_ms = self.config.clock.now_ms();
         let prepare = self.prepare_new(app, row.map(|row| row.config));
-        let (changed, live) = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await?;
+        // What goes live follows its topics before it does: nothing that is published from then on is missed.
+        let planned = self.registry.plan_deploy(tenant, app, Some(version.clone()), weight).await?;
+        if let Err(error) = self.prepare_events(tenant, app, &planned.rows).await {
+            self.restore_events(tenant, app).await;
+            return Err(error);
+        }
+        let deployed = self.registry.deploy(tenant, app, Some(version), weight, now_ms, prepare).await;
+        if deployed.is_err() {
+            self.restore_events(tenant, app).await;
+        }
+        let (changed, live) = deployed?;
         if changed.changed {
             self.begin_tallies(tenant, &changed.deployment);
         }
@@ -88,7 +98,7 @@ impl Control {
         Ok(changed.deployment)
     }
 
-    /// Refuses versions whose functions would lack secrets, unless the node is a lenient one.
+    /// Refuses versions whose functions or webhooks would lack secrets, unless the node is a lenient one.
     fn require_secrets(&self, rows: &[LiveRow]) -> Result<(), ControlError> {
         if self.config.lenient { Ok(()) } else { require_secrets(&self.vault, rows) }
     }
@@ -106,7 +116,16 @@ impl Control {
             control.compile_rows(&planned).await?;
             let _changes = control.changes.lock().await;
             let now_ms = control.config.clock.now_ms();
-            let (deployment, live) = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await?;
+            let planned = control.registry.plan_rollback(&tenant, &app).await?;
+            if let Err(error) = control.prepare_events(&tenant, &app, &planned).await {
+                control.restore_events(&tenant, &app).await;
+                return Err(error);
+            }
+            let rolled_back = control.registry.rollback(&tenant, &app, now_ms, control.prepare(&app)).await;
+            if rolled_back.is_err() {
+                control.restore_events(&tenant, &app).await;
+            }
+            let (deployment, live) = rolled_back?;
             control.begin_tallies(&tenant, &deployment);
             control.go_live(&app, live);
             control.log_deployment(&tenant, &deployment);
@@ -251,6 +270,25 @@ impl Control {
         self.compile_all(wasm_of(rows.iter().flat_map(|row| &row.config.functions))).await
     }
 
+    /// Refuses what starts a function with a request where its code takes messages only. The code is compiled.
+    pub(crate) fn check_kinds(&self, config: &BundleConfig) -> Result<(), ControlError> {
+        let mut errors = Vec::new();
+        for (name, function) in &config.functions {
+            let kind = self.builder.kind(&function.code.digest());
+            if kind.is_none_or(GuestKind::takes_requests) {
+                continue;
+            }
+            let starts = [("routes", !function.routes.is_empty()), ("schedules", !function.schedules.is_empty())];
+            errors.extend(starts.into_iter().filter(|(_, is_there)| *is_there).map(|(key, _)| {
+                format!(
+                    "function `{name}`: it has `{key}` in minnow.toml, and its component takes messages only; export \
+                     `wasi:http/incoming-handler@0.2` too, or take `{key}` out of [functions.{name}]"
+                )
+            }));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ControlError::Compile { code: Code::CompileFailed, errors }) }
+    }
+
     /// Loads each JavaScript function of the version once, in a sandbox like the one that it will run in; reports every
     /// function that cannot be loaded.
     pub(crate) async fn check_js(&self, tenant: &Tenant, config: &BundleConfig) -> Result<(), ControlError> {
@@ -324,8 +362,9 @@ fn in_one_line(error: &ControlError) -> String {
 /// What a function lacks, for whoever writes it: see [`crate::ControlConfig::lenient`].
 fn in_dev(lack: Lack) -> String {
     format!(
-        "{lack}, or add a line `{}=…` to .dev.vars; until then the function answers `secret_missing`",
-        lack.secret()
+        "{lack}, or add a line `{}=…` to .dev.vars; until then {} answers `secret_missing`",
+        lack.secret(),
+        lack.who()
     )
 }
 

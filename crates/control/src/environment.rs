@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use minnow_model::{
-    AppName, BundleConfig, BundledCode, BundledFunction, FunctionName, StoreKind, Tenant, VariableName, Version,
+    AppName, BundleConfig, BundledCode, BundledFunction, StoreKind, Tenant, VariableName, Version, event::Webhook,
 };
 use minnow_runtime::Secrets;
 use minnow_store::{Sealed, Vault, VaultError};
@@ -61,62 +61,122 @@ pub(crate) fn environment(
     (env, Secrets::new(secrets.iter().map(|(_, value)| value.as_str())), lacks_secrets)
 }
 
-/// A secret that a function was granted and cannot have.
+/// The key that what comes to a webhook is signed with.
+pub(crate) fn webhook_key(
+    vault: &Vault,
+    tenant: &Tenant,
+    app: &AppName,
+    webhook: &Webhook,
+    settings: &Settings,
+) -> Result<Zeroizing<Vec<u8>>, Why> {
+    let sealed = settings.secrets.get(&webhook.secret).ok_or(Why::Unset)?;
+    let secret = open(vault, tenant, app, &webhook.secret, sealed).map_err(Why::Unreadable)?;
+    webhook.signature.key(&secret).map(Zeroizing::new).ok_or(Why::NoKey)
+}
+
+/// A secret that a function was granted, or a webhook needs, and cannot have.
 #[derive(Debug)]
 pub(crate) struct Lack {
     app: AppName,
     version: Version,
-    function: FunctionName,
+    /// Who lacks it.
+    user: User,
     secret: VariableName,
-    /// Why it does not open; `None` where it was never set.
-    why: Option<VaultError>,
+    why: Why,
+}
+
+/// Who uses a secret, by its name: a function, or the webhook of a topic.
+#[derive(Debug)]
+enum User {
+    Function(String),
+    Webhook(String),
+}
+
+/// Why a secret cannot be used.
+#[derive(Debug)]
+pub(crate) enum Why {
+    /// It was never set.
+    Unset,
+    /// It does not open.
+    Unreadable(VaultError),
+    /// It is no key for the form of the webhook.
+    NoKey,
 }
 
 impl Lack {
     pub(crate) fn secret(&self) -> &VariableName {
         &self.secret
     }
+
+    /// Who answers `secret_missing` because of it.
+    pub(crate) fn who(&self) -> &'static str {
+        match self.user {
+            User::Function(_) => "the function",
+            User::Webhook(_) => "the webhook",
+        }
+    }
+
+    /// Whether the secret is there and no key.
+    pub(crate) fn is_no_key(&self) -> bool {
+        matches!(self.why, Why::NoKey)
+    }
 }
 
 impl std::fmt::Display for Lack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { app, version, function, secret, why } = self;
-        write!(f, "function `{function}` of {app}@{version} is granted the secret {secret}, ")?;
+        let Self { app, version, user, secret, why } = self;
+        match user {
+            User::Function(name) => write!(f, "function `{name}` of {app}@{version} is granted the secret {secret}, ")?,
+            User::Webhook(topic) => {
+                write!(f, "the webhook of `{topic}` of {app}@{version} needs the secret {secret}, ")?
+            }
+        }
         match why {
-            None => f.write_str("which is not set")?,
-            Some(why) => write!(f, "which cannot be read: {why}")?,
+            Why::Unset => f.write_str("which is not set")?,
+            Why::Unreadable(why) => write!(f, "which cannot be read: {why}")?,
+            Why::NoKey => f.write_str("which is not base64, as the signature `standard` has it")?,
         }
         write!(f, "; run `minnow secret set {secret} --app {app}`")
     }
 }
 
-/// What the functions of these versions lack.
+/// What the functions and webhooks of these versions lack.
 pub(crate) fn lacks(vault: &Vault, rows: &[LiveRow]) -> Vec<Lack> {
     let mut lacks = Vec::new();
     for LiveRow { tenant, config, settings, .. } in rows {
         for (function, bundled) in &config.functions {
             for secret in &bundled.grants.secrets {
                 let why = match settings.secrets.get(secret) {
-                    None => None,
+                    None => Why::Unset,
                     Some(sealed) => match open(vault, tenant, &config.app, secret, sealed) {
                         Ok(_) => continue,
-                        Err(error) => Some(error),
+                        Err(error) => Why::Unreadable(error),
                     },
                 };
                 lacks.push(Lack {
                     app: config.app.clone(),
                     version: config.version.clone(),
-                    function: function.clone(),
+                    user: User::Function(function.to_string()),
                     secret: secret.clone(),
                     why,
                 });
             }
         }
+        for (topic, webhook) in config.webhooks() {
+            let Err(why) = webhook_key(vault, tenant, &config.app, webhook, settings) else { continue };
+            lacks.push(Lack {
+                app: config.app.clone(),
+                version: config.version.clone(),
+                user: User::Webhook(topic.to_string()),
+                secret: webhook.secret.clone(),
+                why,
+            });
+        }
     }
     lacks
 }
 
-/// Refuses versions whose functions would lack secrets.
+/// Refuses versions whose functions or webhooks would lack secrets.
 pub(crate) fn require_secrets(vault: &Vault, rows: &[LiveRow]) -> Result<(), ControlError> {
     let lacks = lacks(vault, rows);
     if lacks.is_empty() {
@@ -138,7 +198,7 @@ pub(crate) fn hidden_by(rows: &[LiveRow], variable: &VariableName) -> Vec<String
             let is_js = matches!(function.code, BundledCode::Js { .. });
             let stores = StoreKind::ALL.into_iter().filter(|_| is_js).flat_map(|kind| {
                 let grants = grants.stores(kind).filter(|grant| grant.variable() == variable.as_str());
-                grants.map(move |grant| format!("the {kind} store `{}`", grant.name()))
+                grants.map(move |grant| format!("the {} `{}`", kind.noun(), grant.name()))
             });
             let locks = (is_js && grants.locks && variable.as_str() == LOCKS).then(|| "the app's locks".into());
             let secret = grants.secrets.contains(variable).then(|| format!("the secret {variable}"));
@@ -168,6 +228,9 @@ mod tests {
             instances: Default::default(),
             limits: Default::default(),
             grants: Grants { secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(), ..Grants::default() },
+            topics: Vec::new(),
+            schedules: Vec::new(),
+            asynchronous: None,
         }
     }
 
@@ -222,6 +285,7 @@ mod tests {
                     blob: Default::default(),
                     volumes: Default::default(),
                     locks: false,
+                    topics: std::collections::BTreeMap::new(),
                 },
                 shared: Default::default(),
                 settings: Arc::new(settings),

@@ -1,10 +1,15 @@
 //! Why the control plane refuses something, and what the caller is told.
 
+use minnow_events::{
+    EventsError,
+    invokes::{MAX_KEPT_RUNS, RESULT_KEPT},
+};
 use minnow_model::{
-    AppName, Code, Digest, FunctionName, Problem, StoreKind, StoreName, VariableName, Version, deployment::DeployError,
+    AppName, Code, Digest, FunctionName, Problem, RequestId, StoreKind, StoreName, VariableName, Version,
+    deployment::DeployError,
 };
 use minnow_runtime::data::{codes, signed::SignError};
-use minnow_store::{BucketError, KvError, SqlError, StoreError, VaultError};
+use minnow_store::{BucketError, KvError, SqlError, StoreError, TopicError, VaultError, topic::Bound};
 
 /// Why an action was refused or failed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +40,15 @@ pub enum ControlError {
     NoBlob(Digest),
     #[error("there is no token with the id `{0}`")]
     NoToken(String),
-    #[error("app `{app}` has no {kind} store `{name}`{}", there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
+    #[error("app `{app}` has no {} `{name}`{}", kind.noun(), there.as_ref().map(|there| format!("; it has {there}")).unwrap_or_default())]
     NoStore { app: AppName, kind: StoreKind, name: StoreName, there: Option<String> },
+    #[error("no live app has a topic `{0}`; `minnow topic list --app APP` shows those of an app")]
+    NoTopic(StoreName),
+    #[error(
+        "app `{0}` has no run `{1}`; what came of one is kept for {hours} hours, of the newest {MAX_KEPT_RUNS}",
+        hours = RESULT_KEPT.as_secs() / 3600
+    )]
+    NoRun(AppName, RequestId),
     #[error("the store has no key `{0}`")]
     NoKey(String),
     /// A migration that was to run before a deploy.
@@ -48,6 +60,11 @@ pub enum ControlError {
     Sql(SqlError),
     #[error(transparent)]
     Bucket(BucketError),
+    #[error(transparent)]
+    Topic(TopicError),
+    /// A schedule that is not there, or of which there are several; or too many runs that wait.
+    #[error(transparent)]
+    Events(EventsError),
     #[error("the blob is not as `if-match` or `if-none-match` asks for; nothing was changed")]
     Unmet,
     #[error(transparent)]
@@ -110,6 +127,8 @@ impl ControlError {
             | Self::NoSecret(..)
             | Self::NoBlob(_)
             | Self::NoStore { .. }
+            | Self::NoTopic(_)
+            | Self::NoRun(..)
             | Self::NoKey(_)
             | Self::NoToken(_) => Code::NotFound,
             Self::Invalid { .. } | Self::Deploy(DeployError::Weight(_)) => Code::Invalid,
@@ -124,6 +143,11 @@ impl ControlError {
             Self::Sign(error) if error.is_refusal() => Code::Invalid,
             Self::Kv(error) => codes::of_kv(error),
             Self::Bucket(error) => codes::of_bucket(error),
+            Self::Topic(error) => codes::of_topic(error),
+            Self::Events(EventsError::NoSchedule(..)) => Code::NotFound,
+            Self::Events(EventsError::WhichFunction { .. }) => Code::Invalid,
+            Self::Events(EventsError::TooManyRuns(_) | EventsError::TooManyAsked(_)) => Code::Overloaded,
+            Self::Events(_) => Code::Internal,
             Self::Migration { error, .. } | Self::Sql(error) => codes::of_sql(error),
             Self::Store(error) => codes::of_store(error),
             Self::Sign(_) | Self::Logs(_) | Self::Vault(_) | Self::Corrupt(_) => Code::Internal,
@@ -142,6 +166,7 @@ impl ControlError {
             // That a store has reached its bound is for its app to know, and names no file.
             Self::Bucket(BucketError::Full { .. })
             | Self::Kv(KvError::Full)
+            | Self::Topic(TopicError::Full(Bound::Bytes(_) | Bound::Messages(_)))
             | Self::Sql(SqlError::Full)
             | Self::Migration { error: SqlError::Full, .. } => problem.detail(self.to_string()),
             _ if matches!(problem.code, Code::Internal | Code::StorageFull | Code::StoreDamaged) => problem,
@@ -156,6 +181,25 @@ impl From<BucketError> for ControlError {
         match error {
             BucketError::Store(error) => Self::Store(error),
             error => Self::Bucket(error),
+        }
+    }
+}
+
+impl From<EventsError> for ControlError {
+    fn from(error: EventsError) -> Self {
+        match error {
+            EventsError::Topic(error) => error.into(),
+            EventsError::Store(error) => Self::Store(error),
+            error => Self::Events(error),
+        }
+    }
+}
+
+impl From<TopicError> for ControlError {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::Store(error) => Self::Store(error),
+            error => Self::Topic(error),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Invoking a function without the gateway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -10,13 +10,16 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use minnow_model::{AppName, Code, FunctionName, Problem, RequestId, Tenant, route::Found};
-use minnow_runtime::{Body, Function, Invocation, LiveVersion, TraceContext, response::content_length};
+use minnow_events::{Invoke, MAX_ASYNC_BYTES, RunStatus, ToldState};
+use minnow_model::{AppName, Code, FunctionName, Problem, RequestId, Tenant};
+use minnow_runtime::{
+    Body, Function, Invocation, LiveApp, LiveVersion, TraceContext, response::content_length, stored::StoredRequest,
+};
 use tokio::sync::oneshot;
 
 use crate::{
     Control, ControlError,
-    api_types::{InvokeRequest, InvokeResponse},
+    api_types::{DestinationState, InvokeRequest, InvokeResponse, RunDestination, RunInfo, RunStarted, RunState},
     tokens::fill_random,
 };
 
@@ -41,21 +44,10 @@ impl Control {
         id: RequestId,
         invoke: InvokeRequest,
     ) -> Result<InvokeResponse, ControlError> {
-        let live = match self.live_app(tenant, app) {
-            Some(live) => live,
-            None => {
-                self.registry.app(tenant, app).await?;
-                return Err(ControlError::NothingLive(app.clone()));
-            }
-        };
-        let mut shares: Vec<_> = live.shares.iter().collect();
-        shares.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-        let (version, target) = shares
-            .iter()
-            .find_map(|(_, version)| Some((version, version.function(function)?)))
-            .ok_or_else(|| ControlError::NoFunction(app.clone(), function.clone()))?;
+        let live = self.live_to_invoke(tenant, app).await?;
+        let (version, target) = find(&live, function)?;
         let host = format!("{app}.{}", self.config.domain);
-        let request = request(invoke, &host, target)?;
+        let request = request(invoke, &host, target, MAX_BODY_BYTES)?.map(full);
         let mut span = [0; 8];
         fill_random(&mut span)?;
         let (on_end, ended) = oneshot::channel();
@@ -64,7 +56,7 @@ impl Control {
             trace: TraceContext { span_id: u64::from_ne_bytes(span).max(1), parent_id: None, flags: 0 },
             scheme: "http",
             peer: None,
-            script_len: script_len(version, &request, target),
+            script_len: version.script_len(&request, function),
             request,
             upgrade: None,
             on_end: Some(on_end),
@@ -101,34 +93,105 @@ impl Control {
             usage,
         })
     }
+
+    /// Takes a request for a function of the live versions, which run it later. It is durable when this answers.
+    pub async fn invoke_async(
+        &self,
+        tenant: &Tenant,
+        app: &AppName,
+        function: &FunctionName,
+        invoke: InvokeRequest,
+    ) -> Result<RunStarted, ControlError> {
+        let live = self.live_to_invoke(tenant, app).await?;
+        let (_, target) = find(&live, function)?;
+        let host = format!("{app}.{}", self.config.domain);
+        let request = StoredRequest::of(&request(invoke, &host, target, MAX_ASYNC_BYTES)?);
+        // The newest version is the last one, and its settings count.
+        let newest = live.shares.iter().rev().find_map(|(_, version)| version.function(function));
+        let settings = newest.and_then(|newest| newest.spec().asynchronous.as_deref()).cloned().unwrap_or_default();
+        Ok(RunStarted { id: self.events.invoke(tenant, app, function, Invoke { request, settings }).await? })
+    }
+
+    /// How it stands with a request that was taken to be run later.
+    pub async fn async_run(&self, tenant: &Tenant, app: &AppName, id: RequestId) -> Result<RunInfo, ControlError> {
+        self.registry.app(tenant, app).await?;
+        match self.events.run(tenant, app, id).await? {
+            Some(status) => Ok(run_info(status)),
+            None => Err(ControlError::NoRun(app.clone(), id)),
+        }
+    }
+
+    async fn live_to_invoke(&self, tenant: &Tenant, app: &AppName) -> Result<Arc<LiveApp>, ControlError> {
+        match self.live_app(tenant, app) {
+            Some(live) => Ok(live),
+            None => {
+                self.registry.app(tenant, app).await?;
+                Err(ControlError::NothingLive(app.clone()))
+            }
+        }
+    }
+}
+
+/// The function in the live version that has it, of two in the one with more traffic.
+fn find<'a>(
+    live: &'a LiveApp,
+    function: &FunctionName,
+) -> Result<(&'a Arc<LiveVersion>, &'a Arc<Function>), ControlError> {
+    let mut shares: Vec<_> = live.shares.iter().collect();
+    shares.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    let found = shares.into_iter().find_map(|(_, version)| Some((version, version.function(function)?)));
+    found.ok_or_else(|| ControlError::NoFunction(live.name.clone(), function.clone()))
+}
+
+fn run_info(status: RunStatus) -> RunInfo {
+    let RunStatus { id, function, state, created_ms, tries, due_ms, finished_ms, .. } = status;
+    let has_ended = finished_ms.is_some();
+    RunInfo {
+        id,
+        function,
+        state: match state {
+            minnow_events::RunState::Waiting => RunState::Waiting,
+            minnow_events::RunState::Running => RunState::Running,
+            minnow_events::RunState::Succeeded => RunState::Succeeded,
+            minnow_events::RunState::Failed => RunState::Failed,
+        },
+        created_ms,
+        tries,
+        next_ms: due_ms.filter(|_| state == minnow_events::RunState::Waiting),
+        finished_ms,
+        reason: status.reason,
+        status: status.status,
+        headers: status.headers,
+        body: (has_ended && status.status.is_some()).then(|| STANDARD.encode(&status.answer)),
+        truncated: status.is_cut,
+        destination: status.told.map(|told| RunDestination {
+            to: told.destination.to_string(),
+            state: match told.state {
+                ToldState::Waiting => DestinationState::Waiting,
+                ToldState::Told => DestinationState::Told,
+                ToldState::GivenUp => DestinationState::GivenUp,
+            },
+            tries: told.tries,
+            next_ms: due_ms.filter(|_| told.state == ToldState::Waiting),
+            reason: told.reason,
+        }),
+    }
 }
 
 /// What the gateway would answer.
 fn problem_response(problem: &Problem) -> http::Response<Body> {
-    let mut response = http::Response::new(full(problem.to_json()));
+    let mut response = http::Response::new(full(problem.to_json().into()));
     *response.status_mut() = http::StatusCode::from_u16(problem.status).unwrap_or_default();
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
     response
 }
 
-fn full(body: Vec<u8>) -> Body {
-    Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()
+fn full(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Where the route's wildcard begins, when the path leads to this function.
-fn script_len(version: &LiveVersion, request: &Request<Body>, target: &Function) -> usize {
-    match version.router.find(request.method().as_str(), request.uri().path()) {
-        Found::Function { index, script_len, .. } => {
-            let found = version.functions.get(index);
-            let same = found.is_some_and(|found| found.spec().function == target.spec().function);
-            if same { script_len } else { 0 }
-        }
-        _ => 0,
-    }
-}
-
-/// Checks the parts of a request and builds it; all mistakes are reported at once.
-fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Request<Body>, ControlError> {
+/// Checks the parts of a request and builds it; all mistakes are reported at once. Its body has at most `most` bytes.
+fn request(invoke: InvokeRequest, host: &str, target: &Function, most: usize) -> Result<Request<Bytes>, ControlError> {
     let mut errors = Vec::new();
     let method: Option<Method> =
         invoke.method.parse().map_err(|_| errors.push(format!("`{}` is not a method", invoke.method))).ok();
@@ -151,7 +214,7 @@ fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Reque
     let (Some(method), Some(uri), Some(body), true) = (method, uri, body, errors.is_empty()) else {
         return Err(ControlError::Invalid { detail: "the request cannot be sent".into(), errors });
     };
-    let most = target.spec().limits.request_body_bytes.min(MAX_BODY_BYTES as u64);
+    let most = target.spec().limits.request_body_bytes.min(most as u64);
     if body.len() as u64 > most {
         return Err(ControlError::TooLarge(format!(
             "the body has {} bytes; at most {most} can be sent here",
@@ -163,7 +226,7 @@ fn request(invoke: InvokeRequest, host: &str, target: &Function) -> Result<Reque
     {
         headers.insert(HOST, host);
     }
-    let mut request = Request::new(full(body));
+    let mut request = Request::new(Bytes::from(body));
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;

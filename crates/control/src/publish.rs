@@ -88,6 +88,7 @@ impl Control {
         let (url_app, url_version) = (app.clone(), version.clone());
         let checked = blocking(move || check(&blobs, &config, &manifest, &url_app, &url_version)).await?;
         self.compile_all(wasm_of(checked.config.functions.iter())).await?;
+        self.check_kinds(&checked.config)?;
         self.check_js(tenant, &checked.config).await?;
         let new = NewVersion {
             tenant: tenant.clone(),

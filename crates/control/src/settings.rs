@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     Control, ControlError,
     api_types::{KeyRotated, SecretInfo, SecretStored, VariableChange, VariableInfo, VariablesChanged},
-    environment::{hidden_by, open, place},
+    environment::{hidden_by, lacks, open, place},
     registry::{self, LiveRow, Resealing, VariableChanges},
 };
 
@@ -115,8 +115,15 @@ impl Control {
             let now_ms = control.config.clock.now_ms();
             let sealed = control.vault.seal(&place(&tenant, &app, &name), value.as_bytes())?;
             drop(value);
-            let build = control.build(&app);
-            let (set, live) = control.registry.set_secret(&tenant, &app, &name, sealed, now_ms, build).await?;
+            let (build, vault, set) = (control.build(&app), Arc::clone(&control.vault), name.clone());
+            let prepare = move |rows: Vec<LiveRow>| {
+                let no_keys = lacks(&vault, &rows).into_iter().filter(|lack| lack.is_no_key() && *lack.secret() == set);
+                match no_keys.map(|lack| lack.to_string()).next() {
+                    Some(lack) => Err(ControlError::invalid(lack)),
+                    None => build(rows),
+                }
+            };
+            let (set, live) = control.registry.set_secret(&tenant, &app, &name, sealed, now_ms, prepare).await?;
             control.go_live(&app, live);
             if set.app_created {
                 control.count().await;

@@ -6,18 +6,20 @@ use std::{
 };
 
 use minnow_model::{
-    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, StoreGrant, StoreId, StoreKind,
-    StoreName, Tenant,
+    AppName, BlobStore, BundleConfig, BundledCode, Digest, EgressRule, Grants, Schedule, StoreGrant, StoreId,
+    StoreKind, StoreName, Subscription, Tenant, Topic, TopicRules,
 };
 use minnow_runtime::{
-    Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, Runtime, Secrets,
+    Function, FunctionCode, FunctionSpec, GuestKind, LiveApp, LiveVersion, LiveWebhook, Runtime, Secrets,
     data::{Granted, GrantedStore, Withdrawn},
+    live::WEBHOOK_PLACES,
 };
 use minnow_store::Vault;
+use tokio::sync::Semaphore;
 
 use crate::{
     ControlError,
-    environment::environment,
+    environment::{environment, webhook_key},
     registry::{LiveRow, Settings, SharedStore},
 };
 
@@ -30,6 +32,8 @@ pub(crate) struct Builder {
     no_secrets: Secrets,
     no_egress: Arc<[EgressRule]>,
     no_grants: Arc<Granted>,
+    no_subscriptions: Arc<[Subscription]>,
+    no_schedules: Arc<[Schedule]>,
     /// Whose stores the live versions of an app are granted, where there are any: when what those apps share changes, this app
     /// is built anew.
     foreign: RwLock<HashMap<AppName, BTreeSet<AppName>>>,
@@ -47,6 +51,8 @@ impl Builder {
             no_secrets: Secrets::default(),
             no_egress: Arc::from([]),
             no_grants: Arc::default(),
+            no_subscriptions: Arc::from([]),
+            no_schedules: Arc::from([]),
             foreign: RwLock::default(),
             granted: Mutex::default(),
             vault,
@@ -121,13 +127,18 @@ impl Builder {
             .map(|row| {
                 self.note_owners(&row);
                 let specs = self.specs(&row.tenant, &row.config, &row.shared, &row.settings)?;
+                let webhooks = self.webhooks(&row.tenant, &row.config, &row.settings);
                 let same = running
                     .and_then(|app| app.shares.iter().find(|(_, version)| version.version == row.config.version))
                     .filter(|(_, version)| version.functions.iter().map(|function| function.spec()).eq(&specs))
+                    .filter(|(_, version)| {
+                        let same = version.webhooks.iter().zip(&webhooks).all(|(one, other)| one.is_like(other));
+                        same && version.webhooks.len() == webhooks.len()
+                    })
                     .map(|(_, version)| Arc::clone(version));
                 let version = match same {
                     Some(version) => version,
-                    None => Arc::new(self.version(&row.tenant, row.config, specs)?),
+                    None => Arc::new(self.version(&row.tenant, row.config, specs, webhooks)?),
                 };
                 Ok((row.weight, version))
             })
@@ -140,13 +151,16 @@ impl Builder {
         tenant: &Tenant,
         config: BundleConfig,
         specs: Vec<FunctionSpec>,
+        webhooks: Vec<Arc<LiveWebhook>>,
     ) -> Result<LiveVersion, ControlError> {
         let router = config.router().map_err(|clashes| ControlError::Corrupt(clashes.join("; ")))?;
         let functions = specs.into_iter().map(|spec| Function::new(&self.runtime, spec)).collect();
         let buckets = self.buckets(tenant, &config);
+        let topics = config.topics.iter().map(|(name, topic)| (name.clone(), topic.rules())).collect();
         let BundleConfig { version, files, sticky, blob, .. } = config;
         let cors = blob.into_iter().map(|(name, bucket)| (name, bucket.cors)).filter(|(_, cors)| !cors.is_empty());
-        Ok(LiveVersion { version, router, functions, files, sticky, buckets, cors: cors.collect() })
+        let cors = cors.collect();
+        Ok(LiveVersion { version, router, functions, files, sticky, buckets, cors, topics, webhooks })
     }
 
     /// The buckets that the version declares, as if to a function that may do everything with them.
@@ -154,20 +168,33 @@ impl Builder {
         if config.blob.is_empty() {
             return Arc::clone(&self.no_grants);
         }
-        let bucket = |(name, bucket): (&StoreName, &BlobStore)| {
-            let grant = StoreGrant { app: None, store: name.clone(), read_only: false };
-            let granted = GrantedStore {
-                store: StoreId { tenant: tenant.clone(), app: config.app.clone(), name: name.clone() },
-                read_only: false,
-                variable: grant.variable(),
-                size_bytes: bucket.size_bytes,
-                mount: None,
-            };
-            (grant.name(), granted)
-        };
+        let bucket =
+            |(name, bucket): (&StoreName, &BlobStore)| own_store(tenant, config, name, bucket.size_bytes, None);
         let granted = Arc::new(Granted { blob: config.blob.iter().map(bucket).collect(), ..Granted::default() });
         self.note_granted(&granted);
         granted
+    }
+
+    /// The public routes to topics that the version declares, in the order of the topics' names.
+    fn webhooks(&self, tenant: &Tenant, config: &BundleConfig, settings: &Settings) -> Vec<Arc<LiveWebhook>> {
+        let with_webhook =
+            config.topics.iter().filter_map(|(name, topic)| Some((name, topic, topic.webhook.as_ref()?)));
+        let webhooks = with_webhook.map(|(name, topic, webhook)| {
+            let rules = topic.rules();
+            let (key, store) = own_store(tenant, config, name, topic.max_bytes, Some(rules));
+            let topic = store.store.clone();
+            let granted = Arc::new(Granted { topic: [(key, store)].into(), ..Granted::default() });
+            self.note_granted(&granted);
+            Arc::new(LiveWebhook {
+                topic,
+                rules,
+                signature: webhook.signature.clone(),
+                key: webhook_key(&self.vault, tenant, &config.app, webhook, settings).ok(),
+                granted,
+                places: Semaphore::new(WEBHOOK_PLACES),
+            })
+        });
+        webhooks.collect()
     }
 
     /// What the runtime needs to know of the version's functions, in the order of their names.
@@ -200,6 +227,16 @@ impl Builder {
                 granted: self.granted(tenant, config, &function.grants, shared),
                 instances: function.instances,
                 limits: function.limits,
+                subscriptions: match function.topics.as_slice() {
+                    [] => Arc::clone(&self.no_subscriptions),
+                    topics => topics.into(),
+                },
+                schedules: match function.schedules.as_slice() {
+                    [] => Arc::clone(&self.no_schedules),
+                    schedules => schedules.into(),
+                },
+                asynchronous: function.asynchronous.clone().map(Arc::new),
+                has_routes: !function.routes.is_empty(),
             })
         });
         specs.collect()
@@ -227,6 +264,7 @@ impl Builder {
                     variable: grant.variable(),
                     size_bytes,
                     mount: grants.mount(grant).cloned(),
+                    topic: config.topics.get(&grant.store).filter(|_| kind == StoreKind::Topic).map(Topic::rules),
                 };
                 Some((grant.name(), granted))
             });
@@ -250,6 +288,7 @@ impl Builder {
             sql: of_kind(StoreKind::Sql),
             blob: of_kind(StoreKind::Blob),
             files: of_kind(StoreKind::Files),
+            topic: of_kind(StoreKind::Topic),
             locks: grants.locks,
             withdrawn: withdrawn.collect(),
         };
@@ -268,4 +307,24 @@ impl Builder {
             BundledCode::Js { module, source_map } => Some(FunctionCode::Js { module, source_map }),
         }
     }
+}
+
+/// A store of the version's own app, as if to a function that may do everything with it, under its name.
+fn own_store(
+    tenant: &Tenant,
+    config: &BundleConfig,
+    name: &StoreName,
+    size_bytes: u64,
+    topic: Option<TopicRules>,
+) -> (String, GrantedStore) {
+    let grant = StoreGrant { app: None, store: name.clone(), read_only: false };
+    let granted = GrantedStore {
+        store: StoreId { tenant: tenant.clone(), app: config.app.clone(), name: name.clone() },
+        read_only: false,
+        variable: grant.variable(),
+        size_bytes,
+        mount: None,
+        topic,
+    };
+    (grant.name(), granted)
 }

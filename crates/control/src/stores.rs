@@ -197,6 +197,7 @@ impl Control {
                 (StoreKind::Sql, data.sql.list_stores(&tenant, &app)?),
                 (StoreKind::Blob, data.buckets.list_stores(&tenant, &app)?),
                 (StoreKind::Files, data.volumes.list_stores(&tenant, &app)?),
+                (StoreKind::Topic, data.topics.list_stores(&tenant, &app)?),
             ] {
                 let usage = |(name, bytes)| StoreUsage { kind, name, bytes, declared: false };
                 stores.extend(found.into_iter().map(usage));
@@ -259,6 +260,7 @@ impl Control {
                 (StoreKind::Kv, data.kv.list_stores(tenant, app)?),
                 (StoreKind::Sql, data.sql.list_stores(tenant, app)?),
                 (StoreKind::Blob, data.buckets.list_stores(tenant, app)?),
+                (StoreKind::Topic, data.topics.list_stores(tenant, app)?),
             ] {
                 stores.extend(found.iter().map(|(name, _)| format!("{kind} {name}")));
             }
@@ -321,11 +323,12 @@ impl Control {
         let made = place.clone();
         blocking(move || Ok(make_place(&made, time_ms)?)).await?;
         let data = self.runtime.data();
+        let topic = data.topics.move_app(tenant, app, &place.join("topic")).await?;
         let kv = data.kv.move_app(tenant, app, &place.join("kv")).await?;
         let sql = data.sql.move_app(tenant, app, &place.join("sql")).await?;
         let blob = data.buckets.move_app(tenant, app, &place.join("blob")).await?;
         let files = data.volumes.move_app(tenant, app, &place.join("files")).await?;
-        if time_ms == AT_ONCE || !(kv || sql || blob || files) {
+        if time_ms == AT_ONCE || !(kv || sql || blob || files || topic) {
             blocking(move || Ok(remove(&place)?)).await?;
         }
         Ok(())
@@ -340,6 +343,7 @@ impl Control {
         found.extend(data.sql.apps()?);
         found.extend(data.buckets.apps()?);
         found.extend(data.volumes.apps()?);
+        found.extend(data.topics.apps()?);
         found.sort();
         found.dedup();
         if found.is_empty() {

@@ -100,6 +100,12 @@ pub(crate) const EARLY_BYTES: usize = 256 * 1024;
 /// upload takes its place at once.
 pub(crate) const ALL_EARLY_BYTES: usize = 512 * EARLY_BYTES;
 
+/// Bodies to webhooks of all apps in memory at once: 96 MiB, four times what one webhook may have.
+pub(crate) const WEBHOOKS_READ: usize = 128;
+
+/// How long a request to a webhook waits for its place, and how long its body may take then. GitHub gives up after 10 s.
+pub(crate) const WEBHOOK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Memory for small static files of all apps. 8 MiB holds the scripts, styles and pages of dozens of sites; beyond it the
 /// page cache serves.
 pub(crate) const FILE_CACHE_BYTES: u64 = 8 * 1024 * 1024;

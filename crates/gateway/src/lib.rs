@@ -3,7 +3,7 @@
 //! Read in this order: [`config`] (what can be set), [`listen`] (the threads and their sockets), `worker` (one thread:
 //! accepting, timeouts, draining), `connection` (one client), `request` (the hot path, top to bottom in one file), then
 //! what it uses: `host` (which app), `target` (which version, function or file), `headers`, `ids`, `body`, `files`, `blob`
-//! (signed URLs), `range`, `span` and `refusal`.
+//! (signed URLs), `webhook` (routes to topics) with `signature`, `range`, `span` and `refusal`.
 //!
 //! Each worker is one thread with its own listener, connections and sandboxes. A request stays on the thread that accepted
 //! its connection, and on its way to a function it takes no lock and does no I/O of the gateway's own.
@@ -28,9 +28,11 @@ mod ids;
 pub mod listen;
 mod refusal;
 mod request;
+mod signature;
 mod span;
 mod stream;
 mod target;
+mod webhook;
 mod worker;
 
 pub use config::GatewayConfig;

@@ -14,14 +14,14 @@ use minnow_store::Blobs;
 use minnow_telemetry::{Metrics, Tracer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Semaphore, oneshot, watch},
     time::Instant,
 };
 
 use crate::{
     GatewayConfig,
     blob::BlobPlaces,
-    config::BACKLOG,
+    config::{BACKLOG, WEBHOOKS_READ},
     files::FileCache,
     worker::{Node, Worker},
 };
@@ -68,7 +68,14 @@ impl Gateway {
     pub fn start(self, sockets: Sockets) -> Result<Listening, StartError> {
         let Sockets { addr, listeners } = sockets;
         let files = FileCache::new(Arc::clone(&self.blobs), self.config.max_connections);
-        let node = Node { files, blob_places: BlobPlaces::default(), gateway: self, open: 0.into(), streams: 0.into() };
+        let node = Node {
+            files,
+            blob_places: BlobPlaces::default(),
+            webhook_places: Semaphore::new(WEBHOOKS_READ),
+            gateway: self,
+            open: 0.into(),
+            streams: 0.into(),
+        };
         let node = Arc::new(node);
         let (stop, stopped) = watch::channel(None);
         let (started, starts) = mpsc::channel();

@@ -15,6 +15,7 @@ use minnow_runtime::{
     Body, Function, Invocation, TraceContext, data::signed, invocation::Upgrade, remove_hop_by_hop,
     response::content_length,
 };
+use percent_encoding::percent_decode_str;
 
 use crate::{
     blob,
@@ -26,6 +27,7 @@ use crate::{
     refusal::Refusal,
     span::ServerSpan,
     target::{self, FoundFile, Target},
+    webhook,
     worker::Node,
 };
 
@@ -59,6 +61,9 @@ pub(crate) async fn handle(
             run(connection, head, incoming, call).await
         }
         Ok((Target::File(found), _)) => send_file(node, found, &head).await,
+        Ok((Target::Webhook(webhook), _)) => webhook::answer(connection, &webhook, &head, incoming)
+            .await
+            .map_err(|refusal| Answer { refusal, counted: true }),
         Ok((Target::Blob(app), _)) => {
             blob::answer(connection, &app, &head, incoming).await.map_err(|refusal| Answer { refusal, counted: true })
         }
@@ -93,7 +98,7 @@ pub(crate) async fn handle(
 /// A request that is not answered by what it asked for, and who counts it.
 struct Answer {
     refusal: Refusal,
-    /// The runtime counts what it refuses, with the function's name; requests to signed URLs are counted apart.
+    /// The runtime counts what it refuses, with the function's name; requests to signed URLs and webhooks are counted apart.
     counted: bool,
 }
 
@@ -130,9 +135,45 @@ fn locate(node: &Node, head: &request::Parts) -> Result<(Target, Option<Authorit
     if head.uri.path().starts_with(signed::PREFIX) {
         return Ok((Target::Blob(Arc::clone(app)), authority));
     }
+    // A function that is called there is called by the node.
+    if is_reserved(head.uri.path()) {
+        return Err(Code::NoRoute.into());
+    }
     let version = target::version(app, &head.headers).ok_or(Code::UnknownApp)?;
     Ok((target::find(version, &head.method, head.uri.path()), authority))
 }
+
+/// Whether the path may lead to where only the node itself calls functions, in any way in which a function may read it: as it is or with
+/// its escapes decoded, with `\` for `/` as the URL standard has it, with several `/` for one or not, with `.` and `..` resolved by any
+/// rule. So one that has the folder in it and anything of that sort is refused as well.
+fn is_reserved(path: &str) -> bool {
+    // Nearly all paths end here.
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+        return false;
+    }
+    let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
+    if !decoded.windows(RESERVED.len()).any(|part| part == RESERVED) {
+        return false;
+    }
+    let is_separator = |byte: &u8| matches!(byte, b'/' | b'\\');
+    let inner = decoded.strip_prefix(b"/").unwrap_or(&decoded);
+    if !inner.split(is_separator).any(|segment| segment == RESERVED) {
+        return false;
+    }
+    let is_first = inner.split(is_separator).find(|segment| !segment.is_empty()) == Some(RESERVED);
+    // The last segment is empty in a path that ends with a slash, which changes nothing.
+    let is_ambiguous = inner
+        .strip_suffix(b"/")
+        .unwrap_or(inner)
+        .split(is_separator)
+        .any(|segment| matches!(segment, b"" | b"." | b".."));
+    let is_escaped =
+        decoded.iter().filter(|byte| is_separator(byte)).count() != path.bytes().filter(|byte| *byte == b'/').count();
+    is_first || is_ambiguous || is_escaped
+}
+
+/// The folder of [`minnow_runtime::deliver::PREFIX`].
+const RESERVED: &[u8] = b".minnow";
 
 fn lower_case(label: &str) -> Cow<'_, str> {
     if label.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -273,8 +314,67 @@ fn redirect_into_folder(node: &Node, uri: &Uri) -> Response<Content> {
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt, Full};
+    use minnow_runtime::deliver;
 
     use super::*;
+
+    #[test]
+    fn what_the_node_calls_functions_at_is_reached_by_nobody_else() {
+        assert_eq!(deliver::PREFIX.as_bytes(), [b"/", RESERVED, b"/"].concat());
+        for (path, expected) in [
+            ("/.minnow/topics/orders", true),
+            ("/.minnow/", true),
+            ("/%2eminnow/topics/orders", true),
+            ("/.%6Dinnow%2ftopics/orders", true),
+            ("%2F.minnow/topics/orders", true),
+            ("/.minnow", true),
+            ("//.minnow/topics/orders", true),
+            ("/./.minnow/topics/orders", true),
+            ("/a/../.minnow/topics/orders", true),
+            ("/a/%2e%2E/%2eminnow/topics/orders", true),
+            ("/../.minnow/x", true),
+            ("/\\.minnow\\topics/orders", true),
+            ("/.minnows/x", false),
+            ("/a/.minnow/topics/orders", false),
+            ("/.minnow/../a", true),
+            ("/.minnow//../topics/orders", true),
+            ("/.minnow/a%2f..%2f../topics/orders", true),
+            ("/.minnow/topics/orders/../../../x", true),
+            ("/a//../.minnow/topics/orders", true),
+            ("/a/b%2f../../../.minnow/x", true),
+            ("/a%2f.minnow/x", true),
+            ("/a/.minnow/x/", false),
+            ("/a/.minnow", false),
+            ("/%252eminnow/topics/orders", false),
+            ("/a.html", false),
+            ("/", false),
+            ("*", false),
+        ] {
+            assert_eq!(is_reserved(path), expected, "{path}");
+        }
+    }
+
+    /// Whatever a function makes of a path that it gets, it is not the node's.
+    #[test]
+    fn no_reading_of_a_path_that_passes_is_the_nodes() {
+        let pieces = ["/", "//", ".minnow", "..", ".", "a", "%2f", "%2e", "%2e%2E", "\\", "%5c", "%2eminnow", "topics"];
+        let mut paths = vec![String::from("/")];
+        for _ in 0..5 {
+            let longer = |path: &String| pieces.iter().map(|piece| format!("{path}{piece}")).collect::<Vec<_>>();
+            paths = paths.iter().flat_map(longer).collect();
+            for path in paths.iter().filter(|path| !is_reserved(path)) {
+                let url = url::Url::parse(&format!("http://app.localhost{path}")).unwrap();
+                for read in [path, url.path(), &percent_decode_str(url.path()).decode_utf8_lossy()] {
+                    let folder = read.trim_start_matches('/').split('/').next();
+                    assert_ne!(folder, Some(".minnow"), "{path} is read as {read}");
+                }
+            }
+            // Enough of each length, and not always the same ones.
+            if paths.len() > 40_000 {
+                paths = paths.into_iter().step_by(7).collect();
+            }
+        }
+    }
 
     #[test]
     fn a_function_gets_the_whole_uri() {

@@ -9,7 +9,7 @@ use minnow_model::{
     media_type, path,
     route::Found,
 };
-use minnow_runtime::{Function, LiveApp, LiveVersion};
+use minnow_runtime::{Function, LiveApp, LiveVersion, LiveWebhook};
 use percent_encoding::percent_decode_str;
 
 /// The longest name of a static file, in bytes: `/` and a path.
@@ -23,6 +23,8 @@ pub(crate) enum Target {
         script_len: usize,
     },
     File(FoundFile),
+    /// A public route to a topic.
+    Webhook(Arc<LiveWebhook>),
     /// A blob of this app, by a signed URL.
     Blob(Arc<LiveApp>),
     /// The path is a folder's without the `/` that makes relative links work.
@@ -64,10 +66,11 @@ pub(crate) fn find(version: &LiveVersion, method: &Method, path: &str) -> Target
             {
                 return found;
             }
-            match version.functions.get(index) {
-                Some(function) => Target::Function { function: Arc::clone(function), script_len },
-                None => Target::Nothing,
+            if let Some(function) = version.functions.get(index) {
+                return Target::Function { function: Arc::clone(function), script_len };
             }
+            let webhook = index.checked_sub(version.functions.len()).and_then(|index| version.webhooks.get(index));
+            webhook.map_or(Target::Nothing, |webhook| Target::Webhook(Arc::clone(webhook)))
         }
         Found::MethodNotAllowed { mut allow } => match static_file(&version.files, method, path) {
             found @ (Target::File(_) | Target::Folder) => found,
@@ -77,7 +80,9 @@ pub(crate) fn find(version: &LiveVersion, method: &Method, path: &str) -> Target
                 allow.dedup();
                 Target::NotAllowed(allow)
             }
-            Target::Function { .. } | Target::Blob(_) | Target::Nothing => Target::NotAllowed(allow),
+            Target::Function { .. } | Target::Webhook(_) | Target::Blob(_) | Target::Nothing => {
+                Target::NotAllowed(allow)
+            }
         },
         Found::None => static_file(&version.files, method, path),
     }
@@ -160,7 +165,9 @@ mod tests {
                 Target::File(found) => names.iter().copied().find(|name| files[*name] == found.file).unwrap(),
                 Target::Folder => "folder",
                 Target::Nothing => "nothing",
-                Target::NotAllowed(_) | Target::Blob(_) | Target::Function { .. } => "something else",
+                Target::NotAllowed(_) | Target::Blob(_) | Target::Webhook(_) | Target::Function { .. } => {
+                    "something else"
+                }
             };
             assert_eq!(found, expected, "{path}");
         }
@@ -212,12 +219,16 @@ mod tests {
                 sticky: None,
                 buckets: Arc::default(),
                 cors: BTreeMap::new(),
+                topics: BTreeMap::new(),
+                webhooks: Vec::new(),
             };
             let found = match find(&version, &method, path) {
                 Target::File(_) => "file".into(),
                 Target::Folder => "folder".into(),
                 Target::NotAllowed(allow) => allow.join(","),
-                Target::Function { .. } | Target::Blob(_) | Target::Nothing => String::from("function"),
+                Target::Function { .. } | Target::Webhook(_) | Target::Blob(_) | Target::Nothing => {
+                    String::from("function")
+                }
             };
             assert_eq!(found, expected, "{method} {path} beside {route}");
         }

@@ -14,7 +14,7 @@ use std::{
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     time::{Instant, MissedTickBehavior},
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) gateway: Gateway,
     pub(crate) files: FileCache,
     pub(crate) blob_places: BlobPlaces,
+    /// For the bodies of requests to webhooks.
+    pub(crate) webhook_places: Semaphore,
     /// Client connections on all workers.
     pub(crate) open: AtomicUsize,
     /// Requests of HTTP/2 clients on all workers, from their head until the client has taken the response.

@@ -61,6 +61,9 @@ enum Verb {
     Kv(verb::kv::KvArgs),
     Blob(verb::blob::BlobArgs),
     Sql(verb::sql::SqlArgs),
+    Topic(verb::topic::TopicArgs),
+    Schedule(verb::schedule::ScheduleArgs),
+    Run(verb::run::RunArgs),
     Usage(verb::usage::UsageArgs),
     Backup(verb::backup::BackupArgs),
     Restore(verb::restore::RestoreArgs),
@@ -91,6 +94,9 @@ impl Cli {
             Verb::Kv(args) => args.wants_json(),
             Verb::Blob(args) => args.wants_json(),
             Verb::Sql(args) => args.wants_json(),
+            Verb::Topic(args) => args.wants_json(),
+            Verb::Schedule(args) => args.wants_json(),
+            Verb::Run(args) => args.wants_json(),
             Verb::Usage(args) => args.json.json,
             Verb::Backup(args) => args.json.json,
             Verb::Restore(args) => args.json.json,
@@ -122,6 +128,9 @@ impl Cli {
             Verb::Kv(args) => block_on(verb::kv::run(args)),
             Verb::Blob(args) => block_on(verb::blob::run(args)),
             Verb::Sql(args) => block_on(verb::sql::run(args)),
+            Verb::Topic(args) => block_on(verb::topic::run(args)),
+            Verb::Schedule(args) => block_on(verb::schedule::run(args)),
+            Verb::Run(args) => block_on(verb::run::run(args)),
             Verb::Usage(args) => block_on(verb::usage::run(args)),
             Verb::Backup(args) => block_on(verb::backup::run(args)),
             Verb::Restore(args) => block_on(verb::restore::run(args)),
@@ -233,7 +242,11 @@ mod tests {
     #[test]
     fn every_verb_has_a_summary_and_examples() {
         let command = Cli::command();
-        for verb in command.get_subcommands().flat_map(|verb| verb.get_subcommands().chain([verb])) {
+        let of_verb = |verb: &clap::Command| -> Vec<clap::Command> {
+            let below = verb.get_subcommands().flat_map(|verb| verb.get_subcommands().chain([verb]));
+            below.chain([verb]).cloned().collect()
+        };
+        for verb in command.get_subcommands().flat_map(of_verb) {
             assert!(verb.get_about().is_some(), "{} has no summary", verb.get_name());
             let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains("Examples:"), "{} has no examples", verb.get_name());
@@ -317,6 +330,32 @@ mod tests {
             (&["blob", "sign", "a/b", "k", "--expires", "0s"], false),
             (&["blob", "sign", "a/b", "k", "--max-size", "1MiB"], false),
             (&["blob", "sign", "a/b", "k", "--put", "--max-size", "1MiB", "--content-type", "a/b"], true),
+            (&["topic"], false),
+            (&["topic", "list", "shop", "--json"], true),
+            (&["topic", "info", "shop/orders"], true),
+            (&["topic", "info", "orders", "--app", "shop"], true),
+            (&["topic", "publish", "shop/orders", "{}", "--key", "ada", "--type", "order.created"], true),
+            (&["topic", "publish", "shop/orders", "{}", "--file", "f"], false),
+            (&["topic", "publish", "shop/orders", "--attribute", "a=b", "--delay", "10m"], true),
+            (&["topic", "publish", "shop/orders", "--attribute", "a_b=c"], false),
+            (&["topic", "tail", "shop/orders", "-f", "--limit", "5"], true),
+            (&["topic", "tail", "shop/orders", "--limit", "0"], false),
+            (&["topic", "replay", "shop/orders", "--function", "f", "--position", "1"], true),
+            (&["topic", "replay", "shop/orders", "--function", "f", "--since", "1h"], true),
+            (&["topic", "replay", "shop/orders", "--function", "f"], false),
+            (&["topic", "replay", "shop/orders", "--position", "1"], false),
+            (&["topic", "dead"], false),
+            (&["topic", "dead", "list", "orders", "--app", "shop", "--json"], true),
+            (&["topic", "dead", "show", "shop/orders", "3"], true),
+            (&["topic", "dead", "show", "shop/orders"], false),
+            (&["topic", "dead", "retry", "shop/orders", "3", "4"], true),
+            (&["topic", "dead", "retry", "shop/orders", "--function", "f"], true),
+            (&["topic", "dead", "retry", "shop/orders", "3", "--function", "f"], false),
+            (&["topic", "dead", "drop", "shop/orders"], false),
+            (&["schedule"], false),
+            (&["schedule", "list", "shop", "--json"], true),
+            (&["schedule", "run", "nightly", "--app", "shop", "--function", "f"], true),
+            (&["schedule", "run", "My Job"], false),
             (&["logs", "hello", "-f", "--since", "10m"], true),
             (&["logs", "hello", "--since", "yesterday"], false),
             (&["logs", "hello", "--limit", "0"], true),

@@ -17,10 +17,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 mod backup;
 mod buckets;
 mod error;
+mod events;
 mod stores;
 
 pub use buckets::{FoundBlob, NewBlob};
 pub use error::{ApiError, ApiProblem};
+pub use events::{Message, Publish};
 
 /// A connection that takes longer does not come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -243,7 +245,7 @@ impl Client {
         if !has_type(&response, "application/x-ndjson") {
             return Err(ApiError::foreign(self.server.clone(), response.status(), response.headers()));
         }
-        Ok(LogStream { server: self.server.clone(), response, buffer: Vec::new() })
+        Ok(LogStream(Lines::new(self.server.clone(), response, MAX_TEXT_BYTES)))
     }
 
     pub async fn invoke(
@@ -385,15 +387,37 @@ pub async fn file_body(path: &Path, sent: impl Fn(u64) + Send + 'static) -> std:
 }
 
 /// The lines of a log as they arrive.
-pub struct LogStream {
-    server: Url,
-    response: Response,
-    buffer: Vec<u8>,
-}
+pub struct LogStream(Lines);
 
 impl LogStream {
     /// The next line; `None` when the node has ended the log.
     pub async fn next(&mut self) -> Result<Option<LogLine>, ApiError> {
+        let Some(line) = self.0.next().await? else { return Ok(None) };
+        parse(&self.0.server, &line).map(Some)
+    }
+}
+
+/// Lines of JSON as they arrive.
+pub struct Lines {
+    server: Url,
+    response: Response,
+    buffer: Vec<u8>,
+    /// The longest line, in bytes.
+    most: usize,
+}
+
+impl Lines {
+    fn new(server: Url, response: Response, most: usize) -> Self {
+        Self { server, response, buffer: Vec::new(), most }
+    }
+
+    /// What a line of them says.
+    pub fn read<'a, T: Deserialize<'a>>(&self, line: &'a [u8]) -> Result<T, ApiError> {
+        parse(&self.server, line)
+    }
+
+    /// The next line; `None` when there are no more.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -401,9 +425,9 @@ impl LogStream {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                return parse(&self.server, &line).map(Some);
+                return Ok(Some(line));
             }
-            if self.buffer.len() > MAX_TEXT_BYTES {
+            if self.buffer.len() > self.most {
                 return Err(ApiError::NotMinnow { server: self.server.clone(), status: None });
             }
             let server = &self.server;

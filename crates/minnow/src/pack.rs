@@ -91,6 +91,9 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
                         instances: function.instances,
                         limits: function.limits,
                         grants: function.grants.clone(),
+                        topics: function.topics.clone(),
+                        schedules: function.schedules.clone(),
+                        asynchronous: function.asynchronous.clone(),
                     },
                 );
             }
@@ -126,6 +129,7 @@ pub fn pack(dir: &Path, parsed: &Parsed, version: &Version, progress: Progress) 
         blob: manifest.blob.clone(),
         volumes: manifest.volumes.clone(),
         locks: manifest.locks,
+        topics: manifest.topics.clone(),
     };
     Ok(packer.finish(config)?)
 }

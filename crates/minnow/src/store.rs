@@ -42,8 +42,20 @@ impl FromStr for StoreArg {
 impl StoreArg {
     /// The store, of the app in this folder where none was named.
     pub fn path(&self) -> anyhow::Result<StorePath> {
+        self.path_in(None)
+    }
+
+    /// The store, of `app` where that was named apart.
+    pub fn path_in(&self, app: Option<&AppName>) -> anyhow::Result<StorePath> {
         let store = self.store.clone();
-        if let Some(app) = &self.app {
+        if let (Some(one), Some(other)) = (&self.app, app)
+            && one != other
+        {
+            return Err(Failure::usage(format!("`{one}/{store}` is not of `{other}`"))
+                .help("name the app once: as APP/NAME, or with --app APP")
+                .into());
+        }
+        if let Some(app) = self.app.as_ref().or(app) {
             return Ok(StorePath { app: app.clone(), store });
         }
         if !Path::new(FILE_NAME).exists() {

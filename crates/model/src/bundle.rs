@@ -6,6 +6,7 @@
 
 mod check;
 mod code;
+mod events;
 mod oci;
 mod stores;
 
@@ -15,8 +16,9 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, BlobStore, Digest, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, StoreKind,
-    StoreName,
+    AppName, BlobStore, Digest, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, Schedule,
+    StoreKind, StoreName, Subscription, Topic,
+    event::{Async, Webhook},
     manifest::{Instances, Sticky},
 };
 
@@ -74,6 +76,8 @@ pub struct BundleConfig {
     /// Whether the app has locks.
     #[serde(skip_serializing_if = "is_false", default)]
     pub locks: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub topics: BTreeMap<StoreName, Topic>,
 }
 
 impl BundleConfig {
@@ -84,27 +88,35 @@ impl BundleConfig {
             StoreKind::Sql => self.sql.keys().collect(),
             StoreKind::Blob => self.blob.keys().collect(),
             StoreKind::Files => self.volumes.keys().collect(),
+            StoreKind::Topic => self.topics.keys().collect(),
         }
     }
 
-    /// The apps that may use a store; `None` where the version does not declare it.
+    /// The apps that may use a store, for a topic none; `None` where the version does not declare it.
     pub fn share(&self, kind: StoreKind, store: &StoreName) -> Option<&[AppName]> {
         match kind {
             StoreKind::Kv => self.kv.get(store).map(|store| store.share.as_slice()),
             StoreKind::Sql => self.sql.get(store).map(|store| store.share.as_slice()),
             StoreKind::Blob => self.blob.get(store).map(|store| store.share.as_slice()),
             StoreKind::Files => self.volumes.get(store).map(|store| store.share.as_slice()),
+            StoreKind::Topic => self.topics.get(store).map(|_| &[][..]),
         }
     }
 
-    /// The most bytes that the version gives a bucket or a volume. `None` for a store of another kind, whose bound is the same
+    /// The most bytes that the version gives a bucket, a volume or a topic. `None` for a store of another kind, whose bound is the same
     /// for all, and for one that it does not declare.
     pub fn size_bytes(&self, kind: StoreKind, store: &StoreName) -> Option<u64> {
         match kind {
             StoreKind::Kv | StoreKind::Sql => None,
             StoreKind::Blob => self.blob.get(store).map(|store| store.size_bytes),
             StoreKind::Files => self.volumes.get(store).map(|store| store.size_bytes),
+            StoreKind::Topic => self.topics.get(store).map(|topic| topic.max_bytes),
         }
+    }
+
+    /// The topics that have a webhook, in the order of their names.
+    pub fn webhooks(&self) -> impl Iterator<Item = (&StoreName, &Webhook)> {
+        self.topics.iter().filter_map(|(name, topic)| Some((name, topic.webhook.as_ref()?)))
     }
 
     /// Every migration, with its store.
@@ -125,6 +137,11 @@ pub struct BundledFunction {
     pub instances: Instances,
     pub limits: Limits,
     pub grants: Grants,
+    /// The topics that it follows.
+    pub topics: Vec<Subscription>,
+    pub schedules: Vec<Schedule>,
+    /// What happens to its asynchronous invokes, where the manifest says so.
+    pub asynchronous: Option<Async>,
 }
 
 /// One static file of a version.

@@ -40,6 +40,11 @@ concurrency = 64
 [functions.web]
 js = "src/web.ts"
 instances = "reuse"
+publish = ["orders"]
+topics = ["dead", { name = "orders", batch = 10, wait = "200ms", backoff = "1s..5m", dead_letter = "dead", order_by = "key", types = ["order.*"] }]
+schedules = [{ cron = "*/5 1-3,7 * jan *", timezone = "Europe/Oslo", name = "sweep" }, { cron = "@every 10s", name = "tick" }]
+async = { retries = 2, backoff = "1m..5m", max_age = "6h", on_success = "orders", on_failure = "https://ops.example/hook" }
+egress = ["https://ops.example"]
 [static]
 "/" = "public"
 [kv.sessions]
@@ -51,6 +56,11 @@ size = "10GiB"
 [files.data]
 size = "1GiB"
 share = ["other-app"]
+[topic.orders]
+retention = "7d"
+max_messages = 1_000_000
+[topic.dead]
+when_full = "drop-oldest"
 [lock]
 "#;
 
@@ -279,6 +289,9 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
             instances: function.instances,
             limits: function.limits,
             grants: function.grants,
+            topics: function.topics,
+            schedules: function.schedules,
+            asynchronous: function.asynchronous,
         };
         (name, function)
     });
@@ -297,6 +310,7 @@ fn any_bytes_as_a_bundle_are_refused_or_checked() {
         blob: parsed.blob,
         volumes: parsed.volumes,
         locks: parsed.locks,
+        topics: parsed.topics,
     };
     let json = serde_json::to_string(&config).unwrap();
     let layer = Layer {

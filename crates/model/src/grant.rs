@@ -34,19 +34,41 @@ pub enum StoreKind {
     Blob,
     /// A volume of files.
     Files,
+    /// A topic of messages.
+    Topic,
 }
 
 impl StoreKind {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 4] = [Self::Kv, Self::Sql, Self::Blob, Self::Files];
+    pub const ALL: [Self; 5] = [Self::Kv, Self::Sql, Self::Blob, Self::Files, Self::Topic];
 
-    /// The key of the manifest, and of a grant: `kv`, `sql`, `blob`, `files`.
+    /// The key of the manifest: `kv`, `sql`, `blob`, `files`, `topic`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kv => "kv",
             Self::Sql => "sql",
             Self::Blob => "blob",
             Self::Files => "files",
+            Self::Topic => "topic",
+        }
+    }
+
+    /// The key of a function's grants: `publish` for topics, since a function that follows one needs no grant.
+    pub fn grant_key(self) -> &'static str {
+        match self {
+            Self::Topic => "publish",
+            kind => kind.as_str(),
+        }
+    }
+
+    /// What a sentence calls one: `kv store`, `topic`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Kv => "kv store",
+            Self::Sql => "sql store",
+            Self::Blob => "blob store",
+            Self::Files => "files store",
+            Self::Topic => "topic",
         }
     }
 }
@@ -175,7 +197,7 @@ impl StoreGrant {
 
     /// How a sentence names it.
     pub(crate) fn called(&self, kind: StoreKind) -> String {
-        format!("the {kind} store `{}`", self.name())
+        format!("the {} `{}`", kind.noun(), self.name())
     }
 
     /// What the function calls the store: `STORE`, or `APP/STORE` for another app's.
@@ -259,6 +281,9 @@ pub struct Grants {
     pub locks: bool,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub secrets: Vec<VariableName>,
+    /// The topics of its own app that the function may publish to, neither of which is only for reading.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub publish: Vec<StoreGrant>,
 }
 
 impl Grants {
@@ -268,7 +293,7 @@ impl Grants {
 
     /// How many things are granted.
     pub fn count(&self) -> usize {
-        let stores = self.kv.len() + self.sql.len() + self.blob.len() + self.files.len();
+        let stores = self.kv.len() + self.sql.len() + self.blob.len() + self.files.len() + self.publish.len();
         stores + usize::from(self.locks) + self.secrets.len()
     }
 
@@ -279,6 +304,7 @@ impl Grants {
             StoreKind::Sql => (&self.sql, &[]),
             StoreKind::Blob => (&self.blob, &[]),
             StoreKind::Files => (&[], &self.files),
+            StoreKind::Topic => (&self.publish, &[]),
         };
         grants.iter().chain(mounts.iter().map(|mount| &mount.volume))
     }
@@ -364,6 +390,18 @@ impl<'de> Deserialize<'de> for MountPath {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a function cannot be granted to publish so; `None` when it can. A topic is its app's own, so that what is in it can be
+/// trusted as far as the app can; and nothing is read through the grant.
+pub(crate) fn publish_mistake(grant: &StoreGrant) -> Option<String> {
+    let StoreGrant { app, store, read_only } = grant;
+    match app {
+        Some(app) => {
+            Some(format!("`{grant}` is a topic of `{app}`; a function publishes to topics of its own app only"))
+        }
+        None => read_only.then(|| format!("`{grant}` is for reading, and a function publishes to `{store}`")),
     }
 }
 

@@ -1,8 +1,9 @@
 //! `minnow.toml`: what a developer writes about an app.
 //!
 //! Read `manifest/keys.rs` for every key (the reference page comes from it), `manifest/parse.rs` for how a key becomes a
-//! checked value (`manifest/stores.rs` for stores and grants), `manifest/mistake.rs` for how mistakes are told.
+//! checked value (`manifest/stores.rs` for stores and grants, `manifest/events.rs` for topics and schedules), `manifest/mistake.rs` for how mistakes are told.
 
+mod events;
 mod keys;
 mod mistake;
 mod parse;
@@ -11,6 +12,7 @@ mod read;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::collections::BTreeMap;
 
@@ -18,8 +20,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, BlobStore, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, SqlStore,
-    StoreName,
+    AppName, BlobStore, EgressRule, FilesStore, FunctionName, Grants, KvStore, Limits, RoutePattern, Schedule,
+    SqlStore, StoreName, Subscription, Topic, event::Async,
 };
 
 pub use keys::{KeyDoc, TableDoc, reference, reference_markdown};
@@ -79,6 +81,8 @@ pub struct Manifest {
     pub volumes: BTreeMap<StoreName, FilesStore>,
     /// Whether the app has locks: `[lock]` is there.
     pub locks: bool,
+    /// `[topic.NAME]`.
+    pub topics: BTreeMap<StoreName, Topic>,
 }
 
 /// One `[functions.NAME]` table.
@@ -96,6 +100,11 @@ pub struct Function {
     pub instances: Instances,
     pub limits: Limits,
     pub grants: Grants,
+    /// The topics that it follows.
+    pub topics: Vec<Subscription>,
+    pub schedules: Vec<Schedule>,
+    /// `async`: what happens to its asynchronous invokes.
+    pub asynchronous: Option<Async>,
 }
 
 /// A function's code: a file, relative to the manifest.

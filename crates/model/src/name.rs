@@ -1,4 +1,4 @@
-//! Names of tenants, apps, functions and stores, and the id of a request.
+//! Names of tenants, apps, functions, stores and schedules, and the id of a request.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -106,6 +106,10 @@ label! {
 label! {
     /// The name of a store, unique within its app and its kind.
     StoreName
+}
+label! {
+    /// The name of a schedule, unique within its function.
+    ScheduleName
 }
 
 impl Default for Tenant {

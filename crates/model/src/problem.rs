@@ -47,10 +47,11 @@ codes! {
     MethodNotAllowed "method_not_allowed" 405 "Method not allowed" "The path exists, but not for this method; `allow` lists those that work.";
     BadRequest "bad_request" 400 "Malformed request" "The request is not valid HTTP, or its host or path cannot be read.";
     RequestTooLarge "request_too_large" 413 "Request body too large" "The request body exceeds the function's `limits.request_body`.";
-    SignatureInvalid "signature_invalid" 403 "The signature is not valid" "The signed URL was changed, is for another method, host or content type, or was signed with a key that the node does not have any more. Get a new one.";
+    SignatureInvalid "signature_invalid" 403 "The signature is not valid" "The signed URL was changed, is for another method, host or content type, or was signed with a key that the node does not have any more: get a new one. At a webhook: the signature is missing, is not that of this body and the secret, or is too old; `detail` says which.";
     SignatureExpired "signature_expired" 403 "The signed URL has expired" "The time for which the URL was good is over. Get a new one.";
     PreconditionFailed "precondition_failed" 412 "A condition of the request does not hold" "What `if-match` or `if-none-match` asks for is not so. Read the blob again and decide anew.";
-    RequestTimeout "request_timeout" 408 "The upload came too slowly" "The client sent less than 64 KiB of the upload in 60 seconds. Try again on a faster line.";
+    InvalidEvent "invalid_event" 400 "The event is not valid" "What was published is no CloudEvent, or exceeds a bound of events; `detail` says what is wrong.";
+    RequestTimeout "request_timeout" 408 "The upload came too slowly" "The client sent less than 64 KiB of the upload in 60 seconds, or the body to a webhook did not come within 10 seconds. Try again on a faster line.";
     // The data services, as a function in CGI form reaches them over HTTP.
     NotGranted "not_granted" 403 "Not granted" "The function was not granted this store or the locks, may only read the store, or its owner does not share it any more; `detail` says what to write in which manifest.";
     // Running a function.
@@ -58,7 +59,7 @@ codes! {
     QueueTimeout "queue_timeout" 503 "Waited too long for a free place" "The request waited in the function's queue for as long as `limits.timeout` allows.";
     NodeOverloaded "node_overloaded" 503 "The node is full" "All sandboxes of the node are in use. Try again after `retry-after` seconds.";
     HeldBack "held_back" 503 "The function keeps failing" "The function's process ended again and again, so that it is not started for a while. Try again after `retry-after` seconds; the function's log has the reason.";
-    SecretMissing "secret_missing" 503 "A secret of the function is missing" "The function is granted a secret that is not set or cannot be read, so it is not run. The app's log names it. Run `minnow secret set`; under `minnow dev` a line `NAME=VALUE` in `.dev.vars` does, too.";
+    SecretMissing "secret_missing" 503 "A secret is missing" "The function is granted a secret, or the webhook needs one, that is not set or cannot be read, so it does not work. The app's log names it. Run `minnow secret set`; under `minnow dev` a line `NAME=VALUE` in `.dev.vars` does, too.";
     JavascriptUnavailable "javascript_unavailable" 503 "The node cannot run JavaScript" "Deno cannot be found or started on the node. Its log has the reason and the remedy.";
     ShuttingDown "shutting_down" 503 "The node is shutting down" "The node takes no new requests. Try again; another node or the restarted one answers.";
     FunctionTrapped "function_trapped" 500 "The function crashed" "The function trapped, panicked or threw. Its log has the reason under the request id.";
@@ -74,13 +75,14 @@ codes! {
     Unauthorized "unauthorized" 401 "Missing or wrong token" "Send `authorization: Bearer TOKEN` with a token of this node.";
     NotFound "not_found" 404 "Not found" "There is no such app, version, function, store, key or blob.";
     Invalid "invalid" 422 "The request cannot be carried out" "The content is not valid; `detail` and `errors` say where and how to mend it.";
+    BrokerUnavailable "broker_unavailable" 503 "The topic cannot be reached" "The store of the topic cannot be used now; nothing was published. Try again in a moment.";
     VersionExists "version_exists" 409 "The version exists with other content" "Versions are immutable. Publish under a new version.";
     Conflict "conflict" 409 "Conflict" "The current state does not allow this; `detail` says why.";
     DigestMismatch "digest_mismatch" 400 "The content does not match its digest" "The content arrived damaged or under a wrong digest. Upload it again.";
     TooLarge "too_large" 413 "Too large" "The content exceeds a bound of the node, of the store or of the signed URL; `detail` names it.";
     CompileFailed "compile_failed" 422 "The code could not be compiled" "The WebAssembly is not valid, imports something unknown, or exceeds the compiler's limits; or the JavaScript module cannot be loaded. `errors` says which.";
     StoreDamaged "store_damaged" 500 "The store is damaged" "The file of the store on the node's disk is damaged; other stores are not affected. The node's log names the file and the damage under the request id. Restore the store from a backup, or delete it.";
-    StorageFull "storage_full" 507 "No space left" "The node's disk is full, or the store has reached its size. Nothing was changed. Free some space and try again.";
+    StorageFull "storage_full" 507 "No space left" "The node's disk is full, or the store or the topic has reached its size. Nothing was changed. Free some space and try again.";
 }
 
 impl Serialize for Code {

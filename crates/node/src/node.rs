@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use minnow_control::{Control, ControlConfig};
+use minnow_events::{Events, EventsConfig};
 use minnow_gateway::{Gateway, GatewayConfig, Listening, listen::Sockets};
 use minnow_model::LogLine;
 use minnow_runtime::{Live, Runtime, RuntimeConfig, data::Data};
@@ -21,6 +22,7 @@ pub struct Node {
     admin_addr: SocketAddr,
     admin: JoinHandle<()>,
     control: Arc<Control>,
+    events: Arc<Events>,
     admin_token: Option<String>,
     logs: Logs,
     tracer: Option<Tracer>,
@@ -45,6 +47,8 @@ pub enum StartError {
     Runtime(#[from] minnow_runtime::StartError),
     #[error(transparent)]
     Control(#[from] minnow_control::OpenError),
+    #[error(transparent)]
+    Events(#[from] minnow_events::StartError),
     #[error(transparent)]
     Gateway(#[from] minnow_gateway::StartError),
     #[error(
@@ -89,7 +93,10 @@ impl Node {
 
         let blobs = Arc::new(Blobs::open(&dir)?);
         let clock = minnow_control::Clock::System;
-        let data = Data::open(&dir, SqlLimits::default(), Arc::new(move || clock.now_ms()))?;
+        let data = Data::open(&dir, SqlLimits::default(), {
+            let clock = clock.clone();
+            Arc::new(move || clock.now_ms())
+        })?;
         let runtime = Runtime::new(
             RuntimeConfig {
                 compiled_dir: dir.compiled(),
@@ -112,11 +119,24 @@ impl Node {
             metrics.clone(),
         )?;
         let live = Arc::new(Live::default());
+        // Before anything is live: it delivers to what becomes so.
+        let events = Events::start(
+            EventsConfig {
+                database: dir.events_db(),
+                clock: Arc::new(move || clock.now_ms()),
+                domain: config.domain.as_ref().map_or("localhost", Domain::as_str).to_owned(),
+                threads: EventsConfig::threads(),
+            },
+            Arc::clone(&runtime),
+            Arc::clone(&live),
+            metrics.clone(),
+        )?;
         let control = Control::open(
             control_config(&config, sockets.addr),
             &dir,
             Arc::clone(&runtime),
             Arc::clone(&live),
+            Arc::clone(&events),
             metrics.clone(),
             logs.clone(),
         )
@@ -145,7 +165,19 @@ impl Node {
         let router = minnow_control::router(Arc::clone(&control));
         let admin = tokio::spawn(admin::serve(admin, router, stopped));
         tracing::info!(http = %gateway.addr, admin = %admin_addr, data_dir = %dir.root().display(), "the node is ready");
-        Ok(Self { gateway, admin_addr, admin, control, admin_token, logs, tracer, stop_admin, background, _dir: dir })
+        Ok(Self {
+            gateway,
+            admin_addr,
+            admin,
+            control,
+            events,
+            admin_token,
+            logs,
+            tracer,
+            stop_admin,
+            background,
+            _dir: dir,
+        })
     }
 
     /// Where apps answer, with the port that was taken where port 0 was asked for.
@@ -166,9 +198,16 @@ impl Node {
     /// Stops taking requests, lets those under way end for at most `drain`, and writes out what is not on disk yet.
     pub async fn shutdown(self, drain: Duration) {
         self.control.begin_drain();
-        let cut = self.gateway.shutdown(drain).await;
+        let deadline = tokio::time::Instant::now() + drain;
+        let (cut, cut_deliveries) = tokio::join!(self.gateway.shutdown(drain), self.events.drain(deadline));
         if cut > 0 {
             tracing::warn!(connections = cut, "connections were cut off at the end of the drain time");
+        }
+        if cut_deliveries > 0 {
+            tracing::warn!(
+                deliveries = cut_deliveries,
+                "deliveries were cut off at the end of the drain time; they come again"
+            );
         }
         self.stop_admin.send_replace(true);
         // A client of the control API that does not go away must not hold the node up.

@@ -1,7 +1,10 @@
 //! Who may run now, who waits, and who is turned away: a number of places and a bounded queue before them.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,8 @@ pub(crate) struct Admission {
     total: u32,
     waiting: AtomicU32,
     queue: u32,
+    /// One delivery at a time looks how many places are left, so that two do not take the last one that they may have.
+    leaving: Mutex<()>,
 }
 
 /// Why a request does not get a place.
@@ -27,7 +32,13 @@ pub(crate) enum Refused {
 
 impl Admission {
     pub(crate) fn new(places: u32, queue: u32) -> Self {
-        Self { places: Semaphore::new(places as usize), total: places, waiting: AtomicU32::new(0), queue }
+        Self {
+            places: Semaphore::new(places as usize),
+            total: places,
+            waiting: AtomicU32::new(0),
+            queue,
+            leaving: Mutex::new(()),
+        }
     }
 
     /// Takes a place at once if one is free and nobody waits.
@@ -39,6 +50,17 @@ impl Admission {
             }
             Err(_) => false,
         }
+    }
+
+    /// Takes a place at once if more than `keep` are free, and nobody waits.
+    pub(crate) fn try_enter_leaving(&self, keep: u32) -> bool {
+        let _turn = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_place_leaving(keep) && self.try_enter()
+    }
+
+    /// Whether [`Admission::try_enter_leaving`] would take a place now.
+    pub(crate) fn has_place_leaving(&self, keep: u32) -> bool {
+        self.places.available_permits() > keep as usize
     }
 
     /// Takes a place, waiting in the queue at most `patience`. The caller gives it back with [`Admission::leave`].
@@ -100,6 +122,21 @@ mod tests {
         admission.leave();
         assert_eq!(waiter.await, Ok(()));
         assert_eq!((admission.running(), admission.queued()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_places_free_takes_none_of_them_and_none_that_others_wait_for() {
+        let admission = Admission::new(3, 1);
+        assert!(!admission.try_enter_leaving(3));
+        assert!(admission.try_enter_leaving(2));
+        assert!(!admission.try_enter_leaving(2) && !admission.has_place_leaving(2));
+        assert!(admission.try_enter_leaving(1) && admission.try_enter());
+        let waiter = admission.enter(Duration::from_secs(1));
+        tokio::pin!(waiter);
+        assert!(futures::poll!(&mut waiter).is_pending());
+        admission.leave();
+        assert!(!admission.try_enter_leaving(0));
+        assert_eq!(waiter.await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -88,8 +88,6 @@ pub(crate) struct Compiler {
     slots: Semaphore,
 }
 
-const KINDS: [GuestKind; 4] = [GuestKind::Http02, GuestKind::Http03, GuestKind::Command, GuestKind::CommandCore];
-
 impl Compiler {
     pub(crate) fn new(config: &RuntimeConfig, engines: &Engines) -> Result<Self, StartError> {
         let mut hasher = DefaultHasher::new();
@@ -114,11 +112,11 @@ impl Compiler {
 
     /// What `code` is, if it is compiled.
     pub(crate) fn kind(&self, code: &Digest) -> Option<GuestKind> {
-        KINDS.into_iter().find(|kind| self.artifact(code, *kind).exists())
+        GuestKind::ALL.into_iter().find(|kind| self.artifact(code, *kind).exists())
     }
 
     pub(crate) fn remove(&self, code: &Digest) {
-        for kind in KINDS {
+        for kind in GuestKind::ALL {
             let _ = fs::remove_file(self.artifact(code, kind));
         }
     }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use minnow_model::{
-    AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Tenant, Version,
-    manifest::Instances,
+    AppName, Digest, EgressRule, FunctionName, Level, Limits, LogLine, LogSource, RequestId, Schedule, Subscription,
+    Tenant, Version, event::Async, manifest::Instances,
 };
 use minnow_telemetry::FunctionMetrics;
 use tokio::sync::Semaphore;
@@ -47,6 +47,14 @@ pub struct FunctionSpec {
     pub egress: Arc<[EgressRule]>,
     pub instances: Instances,
     pub limits: Limits,
+    /// The topics that it follows; one list that is shared where there are none.
+    pub subscriptions: Arc<[Subscription]>,
+    /// When it runs by the clock; shared likewise.
+    pub schedules: Arc<[Schedule]>,
+    /// What happens to its asynchronous invokes, where its manifest says so.
+    pub asynchronous: Option<Arc<Async>>,
+    /// Whether requests from outside may reach it: it has a route.
+    pub has_routes: bool,
 }
 
 /// Of `env` only the names: its values may be secrets.
@@ -65,6 +73,10 @@ impl fmt::Debug for FunctionSpec {
             egress,
             instances,
             limits,
+            subscriptions,
+            schedules,
+            asynchronous,
+            has_routes,
         } = self;
         f.debug_struct("FunctionSpec")
             .field("tenant", tenant)
@@ -79,6 +91,10 @@ impl fmt::Debug for FunctionSpec {
             .field("egress", egress)
             .field("instances", instances)
             .field("limits", limits)
+            .field("subscriptions", subscriptions)
+            .field("schedules", schedules)
+            .field("asynchronous", asynchronous)
+            .field("has_routes", has_routes)
             .finish()
     }
 }
@@ -358,6 +374,10 @@ mod tests {
             egress: Arc::new([]),
             instances: Instances::default(),
             limits: Limits::default(),
+            subscriptions: Arc::default(),
+            schedules: Arc::default(),
+            asynchronous: None,
+            has_routes: true,
         };
         let printed = format!("{spec:?}");
         assert!(printed.contains("API_KEY") && !printed.contains("hunter2"), "{printed}");

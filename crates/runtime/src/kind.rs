@@ -8,6 +8,12 @@ pub enum GuestKind {
     /// A component that exports `wasi:http/incoming-handler@0.2.x`.
     #[serde(rename = "http-0.2")]
     Http02,
+    /// A component that exports `wasi:messaging/incoming-handler@0.2.0-draft` beside that.
+    #[serde(rename = "http-0.2+messaging")]
+    Http02Messaging,
+    /// A component that exports only `wasi:messaging/incoming-handler@0.2.0-draft`: it takes messages and no requests.
+    #[serde(rename = "messaging")]
+    Messaging,
     /// A component that exports `wasi:http/handler@0.3.x`.
     #[serde(rename = "http-0.3")]
     Http03,
@@ -20,9 +26,24 @@ pub enum GuestKind {
 }
 
 impl GuestKind {
+    pub const ALL: [Self; 6] =
+        [Self::Http02, Self::Http02Messaging, Self::Messaging, Self::Http03, Self::Command, Self::CommandCore];
+
+    /// Whether it is called for messages of topics without HTTP.
+    pub fn takes_messages(self) -> bool {
+        matches!(self, Self::Http02Messaging | Self::Messaging)
+    }
+
+    /// Whether it can be called with a request.
+    pub fn takes_requests(self) -> bool {
+        self != Self::Messaging
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http02 => "http-0.2",
+            Self::Http02Messaging => "http-0.2+messaging",
+            Self::Messaging => "messaging",
             Self::Http03 => "http-0.3",
             Self::Command => "command",
             Self::CommandCore => "command-core",
@@ -39,7 +60,7 @@ pub enum KindError {
     Invalid(String),
     #[error(
         "the component exports nothing that can be called; it needs `wasi:http/incoming-handler@0.2`, \
-         `wasi:http/handler@0.3` or `wasi:cli/run@0.2`, and exports {0}"
+         `wasi:http/handler@0.3`, `wasi:messaging/incoming-handler@0.2.0-draft` or `wasi:cli/run@0.2`, and exports {0}"
     )]
     NoEntry(String),
     #[error("the core module has no WASI entry: it needs an exported function `_start`, and exports {0}")]
@@ -79,10 +100,13 @@ impl GuestKind {
             return if has_start { Ok(Self::CommandCore) } else { Err(KindError::NoStart(list(&exports))) };
         }
         let exports_one = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+        let messaging = exports.iter().any(|name| name == "wasi:messaging/incoming-handler@0.2.0-draft");
         if exports_one("wasi:http/handler@0.3.") {
             Ok(Self::Http03)
         } else if exports_one("wasi:http/incoming-handler@0.2.") {
-            Ok(Self::Http02)
+            Ok(if messaging { Self::Http02Messaging } else { Self::Http02 })
+        } else if messaging {
+            Ok(Self::Messaging)
         } else if exports_one("wasi:cli/run@0.2.") {
             Ok(Self::Command)
         } else {
@@ -117,6 +141,17 @@ mod tests {
         assert_eq!(component("wasi:http/incoming-handler@0.2.3"), Ok(GuestKind::Http02));
         assert_eq!(component("wasi:http/handler@0.3.0"), Ok(GuestKind::Http03));
         assert_eq!(component("wasi:cli/run@0.2.0"), Ok(GuestKind::Command));
+        let messaging = "wasi:messaging/incoming-handler@0.2.0-draft";
+        assert_eq!(component(messaging), Ok(GuestKind::Messaging));
+        let both = |http: &str| {
+            kind(&format!(
+                r#"(component (instance $i) (export "{messaging}" (instance $i)) (export "{http}" (instance $i)))"#
+            ))
+        };
+        assert_eq!(both("wasi:http/incoming-handler@0.2.3"), Ok(GuestKind::Http02Messaging));
+        // It is called by HTTP for messages too.
+        assert_eq!(both("wasi:http/handler@0.3.0"), Ok(GuestKind::Http03));
+        assert!(matches!(component("wasi:messaging/incoming-handler@0.3.0"), Err(KindError::NoEntry(_))));
         assert_eq!(component("a:b/c@1.0.0"), Err(KindError::NoEntry("`a:b/c@1.0.0`".into())));
         assert_eq!(GuestKind::of(b"hello"), Err(KindError::NotWasm));
         assert_eq!(GuestKind::of(b""), Err(KindError::NotWasm));

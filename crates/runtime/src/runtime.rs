@@ -59,6 +59,9 @@ const MAP_INLINE_BYTES: u64 = 1 << 20;
 /// What loaded code takes beside its artifact: linking tables, memory images, metadata. Measured: about 60 KB.
 const CODE_OVERHEAD_BYTES: u64 = 64 << 10;
 
+/// One of so many sandboxes may deliver events: requests always find the others.
+const DELIVERY_SHARE: u32 = 2;
+
 /// How a runtime is set up.
 #[derive(Clone)]
 pub struct RuntimeConfig {
@@ -122,6 +125,8 @@ pub struct Runtime {
     js: Arc<js::Engine>,
     compiler: Compiler,
     sandboxes: Admission,
+    /// How many of the sandboxes deliveries of events may have.
+    deliveries: Admission,
     code: Cache<Digest, Arc<Loaded>, ByBytes>,
     /// Wakes who compiles again what was discarded.
     discarded: Notify,
@@ -179,6 +184,7 @@ impl Runtime {
             js,
             compiler,
             sandboxes: Admission::new(config.sandboxes, config.sandbox_queue),
+            deliveries: Admission::new((config.sandboxes / DELIVERY_SHARE).max(1), 0),
             code: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             discarded: Notify::new(),
             warm: Mutex::default(),
@@ -205,6 +211,12 @@ impl Runtime {
         };
         let on_end = invocation.on_end.take();
         let run = Arc::new(Run::new(Arc::clone(function), id, invocation.trace, arrived.elapsed(), on_end));
+        self.run_in(place, run, invocation).await
+    }
+
+    /// Runs the invocation in the place that it has.
+    pub(crate) async fn run_in(self: &Arc<Self>, place: Place, run: Arc<Run>, invocation: Invocation) -> Outcome {
+        let (function, id) = (Arc::clone(&run.function), run.id);
         let is_head = invocation.request.method() == http::Method::HEAD;
         let FunctionCode::Wasm { digest, kind } = function.spec().code else {
             let response = js::invoke(&run, place, invocation).await;
@@ -238,6 +250,13 @@ impl Runtime {
             }
         };
         finish(response, guest, is_head, run)
+    }
+
+    /// Whether a delivery to the function would find a place now.
+    pub fn has_place_for_delivery(&self, function: &Function) -> bool {
+        self.deliveries.has_place_leaving(0)
+            && self.sandboxes.has_place_leaving(0)
+            && function.admission.has_place_leaving(kept_for_requests(function))
     }
 
     /// Loads a JavaScript function's module once, in a process that ends then, to see that it can be loaded.
@@ -386,6 +405,8 @@ pub(crate) struct Place {
     _counted: Held,
     /// Interrupts WebAssembly; a process is interrupted by the system.
     _ticking: Option<Ticking>,
+    /// Whether it is one of those that deliveries may have.
+    is_delivery: bool,
 }
 
 impl Place {
@@ -407,16 +428,48 @@ impl Place {
             .await
             .map_err(|_| ProblemCode::NodeOverloaded)?;
         std::mem::forget(entered);
-        Ok(Self {
+        Ok(Self::of(runtime, function, false))
+    }
+
+    /// A place for a delivery: one that is free now, and that requests do not need. A delivery waits in no queue.
+    pub(crate) fn try_take(runtime: &Runtime, function: &Arc<Function>) -> Option<Self> {
+        if !runtime.deliveries.try_enter() {
+            return None;
+        }
+        if !function.admission.try_enter_leaving(kept_for_requests(function)) {
+            runtime.deliveries.leave();
+            return None;
+        }
+        if !runtime.sandboxes.try_enter() {
+            function.admission.leave();
+            runtime.deliveries.leave();
+            return None;
+        }
+        Some(Self::of(runtime, function, true))
+    }
+
+    fn of(runtime: &Runtime, function: &Arc<Function>, is_delivery: bool) -> Self {
+        Self {
             function: Arc::clone(function),
             _counted: function.metrics().sandbox(),
             _ticking: matches!(function.spec().code, FunctionCode::Wasm { .. }).then(|| runtime.ticker.while_running()),
-        })
+            is_delivery,
+        }
     }
+}
+
+/// The places of a function that its deliveries leave to its requests: a quarter, where it has routes. One is left to deliveries in
+/// any case.
+fn kept_for_requests(function: &Function) -> u32 {
+    let places = function.spec().limits.concurrency;
+    if function.spec().has_routes { places.div_ceil(4).min(places.saturating_sub(1)) } else { 0 }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.is_delivery {
+            self.function.runtime().deliveries.leave();
+        }
         self.function.runtime().sandboxes.leave();
         self.function.admission.leave();
     }

@@ -116,7 +116,7 @@ impl DataDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
             _ => {}
         }
-        for content in [self.blobs(), self.compiled(), self.kv(), self.sql(), self.blob()] {
+        for content in [self.blobs(), self.compiled(), self.kv(), self.sql(), self.blob(), self.topic()] {
             if holds_file(&content, CONTENT_DEPTH).map_err(at(&content))? {
                 return Err(DataDirError::NoDatabase { path });
             }
@@ -171,6 +171,11 @@ impl DataDir {
         self.root.join("blob")
     }
 
+    /// The topics of apps.
+    pub fn topic(&self) -> PathBuf {
+        self.root.join("topic")
+    }
+
     /// The stores of apps that were deleted, until they are purged.
     pub fn deleted(&self) -> PathBuf {
         self.root.join("deleted")
@@ -178,6 +183,11 @@ impl DataDir {
 
     pub fn database(&self) -> PathBuf {
         self.root.join("minnow.db")
+    }
+
+    /// Schedules and asynchronous invokes.
+    pub fn events_db(&self) -> PathBuf {
+        self.root.join("events.db")
     }
 
     /// The keys that secrets are sealed with, unless the operator keeps them elsewhere.
@@ -333,6 +343,7 @@ mod tests {
             "kv/default/hello/sessions.db",
             "blob/default/hello/uploads.db",
             "files/default/hello/data/a.txt",
+            "topic/default/hello/orders.db",
         ] {
             let temp = tempfile::tempdir().unwrap();
             let file = temp.path().join(file);

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -74,8 +74,75 @@ struct Ran {
     keep: bool,
     /// Where its caller waits.
     runtime: Option<Handle>,
+    answer: Box<dyn Answer>,
+}
+
+/// What is left to do of a job when its group was committed, or was not.
+trait Answer: Send {
+    /// The group is on the disk. Called before any of its callers is told.
+    fn committed(&mut self);
     /// Tells the caller, given whether the commit succeeded.
-    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// The answer of a write.
+struct Written<T, E, F> {
+    result: thread::Result<Result<T, E>>,
+    then: Option<F>,
+    tell: oneshot::Sender<thread::Result<Result<T, E>>>,
+    path: PathBuf,
+}
+
+impl<T: Send, E: From<StoreError> + Send, F: FnOnce(&T) + Send> Answer for Written<T, E, F> {
+    fn committed(&mut self) {
+        let (Ok(Ok(written)), Some(then)) = (&self.result, self.then.take()) else { return };
+        // The write stands, and the thread serves all others.
+        if catch_unwind(AssertUnwindSafe(|| then(written))).is_err() {
+            tracing::error!(path = %self.path.display(), "what follows a write panicked; the write was kept");
+        }
+    }
+
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>) {
+        // The caller may have gone; the write stands.
+        let _ = self.tell.send(match (self.result, committed) {
+            (Ok(Ok(_)), Err(error)) => Ok(Err(E::from(name_path(&self.path, error)))),
+            (result, _) => result,
+        });
+    }
+}
+
+/// What a writer's thread does.
+type Run = Box<dyn FnOnce() + Send>;
+
+/// Starts the thread of a writer from a thread that does nothing else. A thread inherits the priority of the one that starts it: whoever
+/// opens a database at a low one would have all others wait for its writes.
+fn start_thread(run: Run) -> io::Result<thread::JoinHandle<()>> {
+    type Asked = (Run, std::sync::mpsc::SyncSender<io::Result<thread::JoinHandle<()>>>);
+    static STARTER: OnceLock<std::sync::mpsc::Sender<Asked>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (starter, asked) = std::sync::mpsc::channel::<Asked>();
+        let start = move || {
+            for (run, started) in asked {
+                // Whoever asked waits for it.
+                let _ = started.send(thread::Builder::new().name("database".into()).spawn(run));
+            }
+        };
+        // Without it, whoever asks is told so.
+        let _ = thread::Builder::new().name("database-starter".into()).spawn(start);
+        starter
+    });
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    let gone = |_| io::Error::other("the thread that starts the writers of databases is gone");
+    starter.send((run, started)).map_err(|error| gone(error.to_string()))?;
+    start.recv().map_err(|error| gone(error.to_string()))?
+}
+
+/// The answer of a job whose caller was told already.
+struct Told;
+
+impl Answer for Told {
+    fn committed(&mut self) {}
+    fn tell(self: Box<Self>, _committed: Result<(), StoreError>) {}
 }
 
 impl Database {
@@ -94,16 +161,12 @@ impl Database {
         configure(&connection, tuning).map_err(name)?;
         migrate(&mut connection, migrations).map_err(|error| at(path, error))?;
         let (writes, jobs) = mpsc::channel(WAITING_WRITES);
-        let writer = thread::Builder::new()
-            .name("database".into())
-            .spawn({
-                let path = path.to_owned();
-                move || {
-                    yield_to_others();
-                    write_jobs(connection, jobs, &path, tuning);
-                }
-            })
-            .map_err(|error| StoreError::io(path, error))?;
+        let of_writer = path.to_owned();
+        let write = move || {
+            yield_to_others();
+            write_jobs(connection, jobs, &of_writer, tuning);
+        };
+        let writer = start_thread(Box::new(write)).map_err(|error| StoreError::io(path, error))?;
         Ok(Self {
             writes: Some(writes),
             writer: Some(writer),
@@ -121,6 +184,20 @@ impl Database {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.write_then(work, |_: &T| ()).await
+    }
+
+    /// [`Database::write`] that calls `then` with what `work` came to once it is durable: before anybody whose write shared the
+    /// commit is told, and also where the caller has stopped waiting. `then` runs on the writer's thread, so it must not block.
+    pub async fn write_then<T, E>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let (tell, told) = oneshot::channel();
         let (path, runtime) = (self.path.clone(), Handle::try_current().ok());
         let job: Job = Box::new(move |connection| {
@@ -129,14 +206,7 @@ impl Database {
                 Err(error) => Ok(Err(E::from(name_path(&path, error)))),
             };
             let keep = matches!(result, Ok(Ok(_)));
-            let answer = move |committed: Result<(), StoreError>| {
-                // The caller may have gone; the write stands.
-                let _ = tell.send(match (result, committed) {
-                    (Ok(Ok(_)), Err(error)) => Ok(Err(E::from(name_path(&path, error)))),
-                    (result, _) => result,
-                });
-            };
-            Ran { keep, runtime, answer: Box::new(answer) }
+            Ran { keep, runtime, answer: Box::new(Written { result, then: Some(then), tell, path }) }
         });
         let writes = self.writes.as_ref().ok_or(StoreError::Stopped)?;
         writes.send(job).await.map_err(|_| StoreError::Stopped)?;
@@ -194,7 +264,7 @@ impl Database {
             if tell.send(connection.map(drop)).is_ok() {
                 let _ = released.blocking_recv();
             }
-            Ran { keep: false, runtime: None, answer: Box::new(drop) }
+            Ran { keep: false, runtime: None, answer: Box::new(Told) }
         });
         let writes = self.writes.as_ref().ok_or(StoreError::Stopped)?;
         writes.send(job).await.map_err(|_| StoreError::Stopped)?;
@@ -406,6 +476,9 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
                 tracing::error!(%error, writes = ran.len(), "a database commit failed; none of its writes was kept");
             }
         }
+        if committed.is_ok() {
+            ran.iter_mut().for_each(|ran| ran.answer.committed());
+        }
         let mut error = committed.err();
         let mut copy = || {
             let (first, second) = split(error.take()?);
@@ -418,7 +491,7 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &
         }
         let answers =
             ran.into_iter().map(|Ran { runtime, answer, .. }| (runtime, (answer, copy().map_or(Ok(()), Err))));
-        answer_together(answers, |(answer, committed)| answer(committed));
+        answer_together(answers, |(answer, committed)| answer.tell(committed));
     }
 }
 
@@ -494,6 +567,8 @@ fn commit(connection: &mut Connection, group: &mut Vec<Job>, ran: &mut Vec<Ran>)
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use futures::FutureExt as _;
+
     use super::*;
 
     const SCHEMA: &[&str] = &["CREATE TABLE item (name TEXT PRIMARY KEY) STRICT"];
@@ -525,6 +600,21 @@ mod tests {
             })
             .await
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn writers_have_the_priority_of_the_process_whoever_opens_their_database() {
+        let nice_of_writer = async |database: &Database| {
+            database.write(|_| Ok::<_, StoreError>(rustix::process::nice(0).unwrap())).await.unwrap()
+        };
+        let temp = tempfile::tempdir().unwrap();
+        let (first, second) = (temp.path().join("first.db"), temp.path().join("second.db"));
+        let usual = nice_of_writer(&Database::open(&first, SCHEMA).unwrap()).await;
+        let opened = thread::spawn(move || {
+            rustix::process::nice(5).unwrap();
+            Database::open(&second, SCHEMA).unwrap()
+        });
+        assert_eq!(nice_of_writer(&opened.join().unwrap()).await, usual);
     }
 
     #[tokio::test]
@@ -570,6 +660,52 @@ mod tests {
         let names = names(&database).await;
         assert_eq!(names.len(), 160);
         assert!(!names.iter().any(|name| name.ends_with('3') || name.ends_with('7')));
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_write_comes_after_the_commit_and_before_anybody_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        let database = std::sync::Arc::new(Database::open(&path, SCHEMA).unwrap());
+        // Both share a commit: they wait behind the hold.
+        let hold = database.hold().await.unwrap();
+        let (saw, seen) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let write = |name: &'static str, result: Result<(), Failure>| {
+            let saw = saw.clone();
+            let reader = Connection::open(&path).unwrap();
+            database.write_then(
+                move |connection| insert(connection, name).and(result).map(|()| name),
+                move |name: &&str| {
+                    let sql = "SELECT count(*) FROM item WHERE name = ?1";
+                    saw.send((*name, reader.query_row(sql, [name], |row| row.get::<_, u64>(0)).unwrap())).unwrap();
+                },
+            )
+        };
+        // Its caller goes away once it waits.
+        assert!(write("gone", Ok(())).now_or_never().is_none());
+        assert!(write("refused", Err(Failure::Refused)).now_or_never().is_none());
+        let panics = database.write_then(|connection| insert(connection, "panics"), |_: &()| panic!("on purpose"));
+        let mut panics = std::pin::pin!(panics);
+        assert!(futures::poll!(&mut panics).is_pending());
+        let last = database.write_then(
+            |connection| insert(connection, "last"),
+            move |()| {
+                let _ = wait.recv_timeout(Duration::from_secs(60));
+            },
+        );
+        let mut last = std::pin::pin!(last);
+        assert!(futures::poll!(&mut last).is_pending());
+        drop(hold);
+        assert_eq!(seen.recv_timeout(Duration::from_secs(60)).unwrap(), ("gone", 1));
+        // Committed, and the one before `last` is not told while what follows `last` runs.
+        tokio::task::yield_now().await;
+        assert!(futures::poll!(&mut panics).is_pending());
+        drop(go);
+        last.await.unwrap();
+        panics.await.unwrap();
+        assert_eq!(names(&database).await, ["gone", "last", "panics"]);
+        assert!(seen.try_recv().is_err(), "what failed was followed");
     }
 
     #[tokio::test]

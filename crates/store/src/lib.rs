@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`data_dir`] (the folder, its lock and its format), [`blobs`] (content by its digest),
 //! [`database`] (everything else, in SQLite), [`error`] (what can go wrong, in the words of the caller). Then the services that
-//! give functions state: [`open`] (the SQLite file of each store), [`kv`] (values under keys), [`sql`] (a database for each store), [`bucket`] (blobs under keys), [`lock`] (leases), [`volume`] (folders of files), and [`vault`] (secrets, sealed).
+//! give functions state: [`open`] (the SQLite file of each store), [`kv`] (values under keys), [`sql`] (a database for each store), [`bucket`] (blobs under keys), [`topic`] (messages in order), [`lock`] (leases), [`volume`] (folders of files), and [`vault`] (secrets, sealed).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -17,6 +17,7 @@ pub mod lock;
 pub mod open;
 pub mod snapshot;
 pub mod sql;
+pub mod topic;
 pub mod vault;
 pub mod volume;
 
@@ -32,5 +33,6 @@ pub use open::{OpenBounds, OpenStores};
 pub use rusqlite;
 pub use snapshot::{Hold, Snapshot};
 pub use sql::{Sql, SqlError, SqlLimits};
+pub use topic::{TopicError, Topics};
 pub use vault::{Sealed, SigningKey, Vault, VaultError};
 pub use volume::{Volume, Volumes};

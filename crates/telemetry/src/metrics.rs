@@ -5,6 +5,7 @@
 //! series is bounded by what is deployed: [`Metrics::deployed`] drops those of versions that are long gone. Recording
 //! touches atomics only; all text is made at scrape time, in `exposition`.
 
+mod events;
 mod exposition;
 mod instrument;
 mod tally;
@@ -21,8 +22,9 @@ use std::{
 use minnow_model::{AppName, Code, FunctionName, Tenant, Usage, Version};
 use prometheus_client::registry::Registry;
 
-use self::{exposition::Exposition, instrument::Histogram};
+use self::{events::EventInstruments, exposition::Exposition, instrument::Histogram};
 pub use self::{
+    events::{InvokeMetrics, ScheduleMetrics, SubscriptionMetrics, TopicMetrics},
     instrument::{Counter, Gauge, Held},
     tally::Tally,
 };
@@ -48,12 +50,14 @@ struct Instruments {
     gateway: Responses,
     statics: Responses,
     blobs: Responses,
+    webhooks: Responses,
     compile: Histogram,
     connections: Gauge,
     loaded_code_bytes: Gauge,
     apps: Gauge,
     versions: Gauge,
     log_lines_dropped: Counter,
+    events: EventInstruments,
 }
 
 /// Which function of which version.
@@ -84,12 +88,14 @@ impl Metrics {
             gateway: Responses::default(),
             statics: Responses::default(),
             blobs: Responses::default(),
+            webhooks: Responses::default(),
             compile: Histogram::of_durations(),
             connections: Gauge::default(),
             loaded_code_bytes: Gauge::default(),
             apps: Gauge::default(),
             versions: Gauge::default(),
             log_lines_dropped: Counter::default(),
+            events: EventInstruments::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Exposition(Arc::clone(&instruments))));
@@ -149,13 +155,14 @@ impl Metrics {
         of_version.fold(Tally::default(), |sum, (_, metrics)| sum.plus(&metrics.tally()))
     }
 
-    /// Forgets a deleted app's functions.
+    /// Forgets a deleted app's functions and topics.
     pub fn remove_app(&self, tenant: &Tenant, app: &AppName) {
+        self.instruments.events.remove_app(tenant, app);
         let mut functions = self.instruments.functions.write().unwrap_or_else(PoisonError::into_inner);
         functions.retain(|key, _| !key.is_of(tenant, app));
     }
 
-    /// Counts a request that reached no function, static file or blob: an unknown host or path, malformed HTTP.
+    /// Counts a request that reached no function, static file, blob or webhook: an unknown host or path, malformed HTTP.
     pub fn gateway_request(&self, status: u16, code: Option<Code>) {
         self.instruments.gateway.count(status, code);
     }
@@ -168,6 +175,11 @@ impl Metrics {
     /// Counts a request to a signed URL: one that was answered, or one that was refused with a problem.
     pub fn blob_request(&self, status: u16, code: Option<Code>) {
         self.instruments.blobs.count(status, code);
+    }
+
+    /// Counts a request to a webhook: one that was answered, or one that was refused with a problem.
+    pub fn webhook_request(&self, status: u16, code: Option<Code>) {
+        self.instruments.webhooks.count(status, code);
     }
 
     /// Counts an open client connection until the answer is dropped.

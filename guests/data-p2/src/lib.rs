@@ -5,12 +5,14 @@
 mod answer;
 mod blob;
 mod blobstore;
+mod events;
 mod keyvalue;
 mod locks;
 #[path = "../../lab-p2/src/request.rs"]
 #[allow(dead_code)]
 mod request;
 mod sql;
+mod topic;
 
 use std::io::Read as _;
 
@@ -29,6 +31,8 @@ const PATHS: &str = "\
 /blob/fill?bytes=N&end=finish|drop|trap|forget|stay /blob/uploads?n=N /blob/readers?n=N /blob/overtaken          ?store=S&key=K
 /wasi/draft/CALL /wasi/2024-09-01/CALL   ?store=S&key=K
 /lock?name=N&lease=MS&wait=MS&hold=MS&end=release|drop|trap|loop|forget|keep
+/topic?topic=T&key=K&id=I&type=T&subject=S&attribute=NAME=VALUE&content-type=T&delay=MS&n=N
+/events/sends?n=N&own-ids=0|1 /events/send-time ?topic=T   /events/taken
 /config?name=N
 ";
 
@@ -46,7 +50,17 @@ impl Guest for Data {
             ("/blob/put", _) => blob::put(&query, request),
             ("/blob/get", _) => return blob::get(&query, out),
             ("/lock", _) => locks::hold(&query),
+            ("/topic", _) => topic::send(&query, &body(&request)),
             ("/config", _) => Ok(json!({ "value": config::get(query.text("name", "")), "all": config::all() })),
+            (_, (".minnow", what)) => match events::take(what, &request) {
+                Ok(done) => Ok(done),
+                // A failure, so that the event comes again.
+                Err(error) => {
+                    println!("the event is not taken: {error}");
+                    return answer::with_status(out, 500);
+                }
+            },
+            (_, ("events", what)) => events::call(what, &query, &body(&request)),
             (_, ("kv", what)) => keyvalue::call(what, &query, &body(&request)),
             (_, ("sql", what)) => sql::call(what, &query, &body(&request)),
             (_, ("blob", what)) => blob::call(what, &query, &body(&request)),

@@ -9,15 +9,17 @@
 //! [blob.uploads]
 //! size = "10GiB"
 //! [lock]
+//! [topic.orders]
 //! [functions.api]
 //! kv = ["sessions"]
 //! sql = ["main"]
 //! blob = ["uploads"]
 //! locks = true
+//! publish = ["orders"]
 //! ```
 //!
 //! ```no_run
-//! use minnow_sdk::{blob::Bucket, kv::Store, sql::Database};
+//! use minnow_sdk::{blob::Bucket, kv::Store, sql::Database, topic::{Message, Topic}};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sessions = Store::open("sessions")?;
@@ -31,6 +33,8 @@
 //! }
 //!
 //! Bucket::open("uploads")?.put("logo.svg", b"<svg/>")?;
+//!
+//! Topic::open("orders")?.send(Message::json(&["fish", "bread"])?.key("ada"))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -39,9 +43,12 @@
 
 pub mod blob;
 pub mod config;
+#[cfg(feature = "serde")]
+pub mod event;
 pub mod kv;
 pub mod lock;
 pub mod sql;
+pub mod topic;
 
 mod bindings {
     #![allow(missing_docs, clippy::all)]
@@ -53,6 +60,7 @@ mod bindings {
             "../../wit/io",
             "../../wit/blob",
             "../../wit/lock",
+            "../../wit/topic",
             "../../wit/config",
         ],
         inline: "
@@ -65,6 +73,7 @@ mod bindings {
                 import minnow:sql/database@0.1.0;
                 import minnow:blob/store@0.1.0;
                 import minnow:lock/locks@0.1.0;
+                import minnow:topic/publisher@0.1.0;
                 import wasi:config/store@0.2.0-rc.1;
             }
         ",

@@ -130,7 +130,8 @@ fn a_signed_url_takes_and_gives_a_blob_without_a_function() {
     node.cli().ok(["blob", "delete", "signed/uploads", key]);
     node.get("signed", &download).problem(404, "not_found");
     // Other paths are the app's.
-    assert_eq!(node.get("signed", "/.minnow/other").ok(), "ok");
+    assert_eq!(node.get("signed", "/other").ok(), "ok");
+    node.get("signed", "/.minnow/other").problem(404, "no_route");
     assert!(node.metric("minnow_blob_requests_total", &["status=\"2xx\""]) >= 4.0);
 }
 

@@ -3,6 +3,14 @@
 use minnow_tests::{App, Node, run_in_browser};
 
 #[test]
+fn an_order_is_seen_on_its_way_in_chromium() {
+    let node = Node::start();
+    node.serve(&App::of_example("tour"));
+    let ran = run_in_browser("shop.mjs", &format!("http://tour.localhost:{}", node.http.port()));
+    assert!(ran.status.success() && ran.stdout.ends_with("well\n"), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
 fn a_guestbook_is_signed_in_chromium() {
     let node = Node::start();
     node.serve(&App::of_example("tour"));

@@ -373,6 +373,49 @@ fn the_guestbook_keeps_what_is_written_over_a_restart() {
 }
 
 #[test]
+fn an_order_in_the_shop_goes_over_a_topic_to_the_worker_and_onto_the_live_page() {
+    let app = App::of_example("tour");
+    let dev = Dev::start(app.path());
+    assert!(dev.get("/shop/").ok().contains("<h1>Shop</h1>"));
+    let live = Request::get("localhost:1", "/shop/api/live");
+    let mut live = Connection::open(dev.http).unwrap().exchange(&live).unwrap();
+    live.read_until("data: []\n\n");
+    let send = |body: &str| {
+        let request = Request::get("localhost:1", "/shop/api/orders").method("POST").body(body);
+        Connection::open(dev.http).unwrap().exchange(&request).unwrap().rest().unwrap()
+    };
+    for refused in [
+        r#"{"customer":" ","item":"herring","quantity":1}"#,
+        r#"{"customer":"Ada","item":"whale","quantity":1}"#,
+        r#"{"customer":"Ada","item":"herring","quantity":1.5}"#,
+        r#"{"customer":"Ada","item":"herring","quantity":-1}"#,
+        "null",
+        "",
+    ] {
+        assert_eq!(send(refused).status, 400, "{refused}");
+    }
+    let taken = send(r#"{"customer":"Ada","item":"herring","quantity":3}"#);
+    assert_eq!(taken.status, 202);
+    assert_eq!(taken.json()["id"].as_str().unwrap().len(), 32);
+    let shown = live.read_until(r#""state":"packed""#);
+    assert!(shown.contains(r#""customer":"Ada","item":"herring","quantity":3,"#), "{shown}");
+    // What nobody can pack is tried again, and then a dead letter, whose copy comes back to the shop.
+    assert_eq!(send(r#"{"customer":"Grace","item":"sardine","quantity":0}"#).status, 202);
+    live.read_until(r#""state":"refused""#);
+    drop(live);
+
+    let cli = dev.cli(app.path());
+    let dead = cli.json(["topic", "dead", "list", "tour/orders", "--json"]);
+    assert_eq!((dead.as_array().unwrap().len(), &dead[0]["tries"]), (1, &json!(3)), "{dead}");
+    assert_eq!(dev.get("/shop/api/report").json(), json!({ "orders": 0, "items": {} }));
+    cli.ok(["schedule", "run", "nightly", "--app", "tour"]);
+    let report = eventually("the orders are counted", || {
+        Some(dev.get("/shop/api/report").json()).filter(|report| report["orders"] != 0)
+    });
+    assert_eq!((&report["orders"], &report["items"]), (&json!(1), &json!({ "herring": 3 })), "{report}");
+}
+
+#[test]
 fn the_types_of_the_tour_are_what_minnow_types_writes() {
     let app = App::of_example("tour");
     let types = app.path().join("minnow.d.ts");

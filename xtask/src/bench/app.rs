@@ -29,11 +29,15 @@ impl App {
     }
 
     /// Adds a function that runs `file` and answers on `route`. `settings` are further lines of its table in the manifest.
-    pub(crate) fn function(mut self, name: &str, file: &str, route: &str, settings: &str) -> Self {
+    pub(crate) fn function(self, name: &str, file: &str, route: &str, settings: &str) -> Self {
+        self.follower(name, file, &format!("routes = [\"{route}\"]\n{settings}"))
+    }
+
+    /// Adds a function that runs `file` for what its settings say, and has no route.
+    pub(crate) fn follower(mut self, name: &str, file: &str, settings: &str) -> Self {
         let kind = if file.ends_with(".js") { "js" } else { "wasm" };
         // Writing to a String cannot fail.
-        let _ =
-            write!(self.manifest, "\n[functions.{name}]\n{kind} = \"{file}\"\nroutes = [\"{route}\"]\n{settings}\n");
+        let _ = write!(self.manifest, "\n[functions.{name}]\n{kind} = \"{file}\"\n{settings}\n");
         self
     }
 

@@ -5,9 +5,9 @@
 
 pub(crate) mod blob;
 pub(crate) mod kv;
-mod plain;
+pub(super) mod plain;
 mod postgres;
-mod redis;
+pub(super) mod redis;
 pub(crate) mod sql;
 pub(crate) mod stores;
 
@@ -31,11 +31,11 @@ use super::{
 };
 
 /// Clients that write at once.
-const CLIENTS: u32 = 64;
+pub(super) const CLIENTS: u32 = 64;
 /// Gets in one request.
 const GETS: u32 = 100;
 /// Durable sets or inserts in one request, one after the other.
-const WRITES: u32 = 100;
+pub(super) const WRITES: u32 = 100;
 /// What is stored: as much as a session or a row often has.
 const VALUE_BYTES: usize = 100;
 
@@ -79,12 +79,12 @@ fn timed_gets(setup: &Setup, server: SocketAddr, path: &str, expected: (&str, u6
 }
 
 /// Asks the guest for something that cannot fail.
-fn ask(node: &Node, path: &str, body: &str) -> Result<Value> {
+pub(super) fn ask(node: &Node, path: &str, body: &str) -> Result<Value> {
     answer_of(Client::connect(node.http)?.post("127.0.0.1", path, body)).with_context(|| path.to_owned())
 }
 
 /// The guest answers 200 with JSON in any case, which names the error where there was one.
-fn answer_of(answer: Result<Answer>) -> Result<Value> {
+pub(super) fn answer_of(answer: Result<Answer>) -> Result<Value> {
     let answer = answer?;
     let body = String::from_utf8_lossy(&answer.body);
     ensure!(answer.status == 200 && !answer.closes(), "the answer is {} {body}", answer.status);
@@ -105,7 +105,7 @@ fn gets_row<'a>(what: &str, rounds: impl Iterator<Item = &'a Gets> + Clone) -> V
 }
 
 /// A row of the same table for writes.
-fn writes_row(what: &str, writes_per_second: &[f64], p50: &[Duration], p99: &[Duration]) -> Vec<String> {
+pub(super) fn writes_row(what: &str, writes_per_second: &[f64], p50: &[Duration], p99: &[Duration]) -> Vec<String> {
     let of = |times: &[Duration]| time(median_time(times.iter().copied()));
     vec![what.into(), of(p50), of(p99), format!("{:.0}", median(writes_per_second))]
 }

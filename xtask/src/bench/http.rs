@@ -39,9 +39,14 @@ impl Answer {
         self.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
     }
 
+    /// 204 and 304 have no body, and nothing that says so (RFC 9112, 6.3).
+    fn is_empty(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+
     /// Whether the server closes the connection after this answer.
     pub(crate) fn closes(&self) -> bool {
-        let framed = self.is_chunked() || self.header("content-length").is_some();
+        let framed = self.is_empty() || self.is_chunked() || self.header("content-length").is_some();
         !framed || self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
@@ -61,8 +66,13 @@ impl Client {
 
     /// `POST path` with a text as its body.
     pub(crate) fn post(&mut self, host: &str, path: &str, body: &str) -> Result<Answer> {
+        self.post_with(host, path, "", body)
+    }
+
+    /// [`Client::post`] with `headers` as lines that each end in `\r\n`.
+    pub(crate) fn post_with(&mut self, host: &str, path: &str, headers: &str, body: &str) -> Result<Answer> {
         let length = body.len();
-        self.send(&format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}"))
+        self.send(&format!("POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n{body}"))
     }
 
     fn send(&mut self, request: &str) -> Result<Answer> {
@@ -75,7 +85,9 @@ impl Client {
             ensure!(self.fill()?, "the connection ended before the answer's head");
         };
         self.buffer.drain(..head);
-        answer.body = if answer.is_chunked() {
+        answer.body = if answer.is_empty() {
+            Vec::new()
+        } else if answer.is_chunked() {
             self.chunked_body()?
         } else if let Some(length) = answer.header("content-length") {
             let length = length.parse().context("content-length is not a number")?;
@@ -175,10 +187,12 @@ mod tests {
         let mut client = serve(&[
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n3\r\n yo\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
             "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nto the end",
         ]);
-        let expected = [(200, "hi", false), (200, "hi yo", false), (503, "", false), (200, "to the end", true)];
+        let expected =
+            [(200, "hi", false), (200, "hi yo", false), (204, "", false), (503, "", false), (200, "to the end", true)];
         for (status, body, closes) in expected {
             let answer = client.get("a.localhost", "/", "").unwrap();
             assert_eq!((answer.status, answer.body.as_slice()), (status, body.as_bytes()));

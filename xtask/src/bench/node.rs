@@ -147,6 +147,13 @@ impl Node {
         Ok(body)
     }
 
+    /// `POST` to the control API, with the administrator's token: the status and the body of the answer.
+    pub(crate) fn post_api(&self, path: &str, body: &str) -> Result<(u16, String)> {
+        let headers = format!("authorization: Bearer {}\r\ncontent-type: application/json\r\n", self.token()?);
+        let answer = Client::connect(self.admin)?.post_with(&self.admin.to_string(), path, &headers, body)?;
+        Ok((answer.status, String::from_utf8_lossy(&answer.body).into_owned()))
+    }
+
     /// Stops the node as a service manager would, so that it can be started again.
     pub(crate) fn stop(self) -> Result<()> {
         self.server.stop(STOP_DEADLINE)

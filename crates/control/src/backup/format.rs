@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `minnow-backup.json` | the first: a [`Head`] |
 //! | `apps/APP/app.jsonl` | the app's rows in the registry, a [`Record`](crate::registry::records::Record) a line |
-//! | `apps/APP/kv/NAME.db`, `apps/APP/sql/NAME.db` | the stores, each a SQLite database |
+//! | `apps/APP/kv/NAME.db`, `apps/APP/sql/NAME.db`, `apps/APP/topic/NAME.db` | the stores, each a SQLite database |
 //! | `apps/APP/blob/NAME.db`, `apps/APP/blob/NAME.objects/AB/ID` | a bucket: its index, and the content that is not in it |
 //! | `apps/APP/files/NAME/PATH` | a volume, with its folders and symbolic links |
 //! | `blobs/sha256/DIGEST` | what the versions of the apps consist of, each once |
@@ -90,7 +90,7 @@ pub(super) enum Item {
     Records {
         app: AppName,
     },
-    /// The database of a store of kind `kv`, `sql` or `blob`.
+    /// The database of a store of kind `kv`, `sql`, `blob` or `topic`.
     Store {
         app: AppName,
         kind: StoreKind,
@@ -131,7 +131,7 @@ impl Item {
         match parts.as_slice() {
             ["blobs", "sha256", hex] => Some(Self::Content(format!("sha256:{hex}").parse().ok()?)),
             ["apps", app, "app.jsonl"] => Some(Self::Records { app: app.parse().ok()? }),
-            ["apps", app, kind @ ("kv" | "sql" | "blob"), file] => {
+            ["apps", app, kind @ ("kv" | "sql" | "blob" | "topic"), file] => {
                 let kind = StoreKind::ALL.into_iter().find(|known| known.as_str() == *kind)?;
                 Some(Self::Store { app: app.parse().ok()?, kind, store: file.strip_suffix(".db")?.parse().ok()? })
             }
@@ -187,6 +187,7 @@ mod tests {
             "apps/shop/app.jsonl",
             "apps/shop/kv/a.db",
             "apps/shop/sql/a-b.db",
+            "apps/shop/topic/orders.db",
             "apps/shop/blob/a.db",
             "apps/shop/blob/a.objects/01/0123456789abcdef0123456789abcdef",
             "apps/shop/files/data/a/b c",

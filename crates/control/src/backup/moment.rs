@@ -62,6 +62,7 @@ impl Begun {
             StoreKind::Kv => sizes.kv,
             StoreKind::Sql => sizes.sql,
             StoreKind::Blob => sizes.index,
+            StoreKind::Topic => sizes.topic,
             StoreKind::Files => return false,
         };
         self.snapshot.crowds_log(database_bytes)
@@ -130,6 +131,7 @@ impl Control {
                 (StoreKind::Kv, data.kv.list_stores(&tenant, &app)?),
                 (StoreKind::Sql, data.sql.list_stores(&tenant, &app)?),
                 (StoreKind::Blob, data.buckets.list_stores(&tenant, &app)?),
+                (StoreKind::Topic, data.topics.list_stores(&tenant, &app)?),
             ];
             // Each kind is sorted by name.
             let listed =
@@ -160,6 +162,10 @@ impl Control {
         for name in names(StoreKind::Blob) {
             let hold = data.buckets.hold(&id(tenant, app, &name)).await?;
             holds.push((StoreKind::Blob, name, hold));
+        }
+        for name in names(StoreKind::Topic) {
+            let hold = data.topics.hold(&id(tenant, app, &name)).await?;
+            holds.push((StoreKind::Topic, name, hold));
         }
         holds.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         Ok(holds.into_iter().map(|(_, _, hold)| hold).collect())
@@ -251,8 +257,9 @@ fn copy(
         });
         if let Some(Begun { kind, name, .. }) = crowded {
             return Err(ControlError::Conflict(format!(
-                "the app `{app}` writes so much into its {kind} store {name} that its writes would have failed soon for the backup, which was \
-                 given up; try again when the app writes less"
+                "the app `{app}` writes so much into its {} {name} that its writes would have failed soon for the backup, which was \
+                 given up; try again when the app writes less",
+                kind.noun()
             )));
         }
         result?;
@@ -266,7 +273,8 @@ fn copy_rank(kind: StoreKind) -> u8 {
     match kind {
         StoreKind::Sql => 0,
         StoreKind::Blob => 1,
-        StoreKind::Kv | StoreKind::Files => 2,
+        StoreKind::Topic => 2,
+        StoreKind::Kv | StoreKind::Files => 3,
     }
 }
 

@@ -20,6 +20,7 @@ use futures::{Stream, StreamExt as _};
 use minnow_model::{
     AppName, BundleConfig, Deployment, Digest, Level, StoreKind, Tenant, VariableName, Version,
     bundle::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, oci_manifest, read_oci_manifest},
+    grant::STORE_BYTES,
 };
 use minnow_runtime::LiveApp;
 use minnow_store::{StoreError, VaultError, bucket::MAX_BLOB_BYTES, kv::KvBounds};
@@ -47,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long whoever replaces an app waits for calls that use its data: longer than a function may compute, shorter than one may stream.
 const REPLACE_PATIENCE: Duration = Duration::from_secs(60);
 const REPLACE_LOOK: Duration = Duration::from_millis(50);
+/// The largest file of a topic, in bytes: twice what a manifest may ask for, since pages of a database are not all full.
+const TOPIC_FILE_BYTES: u64 = 2 * *STORE_BYTES.end() + (16 << 20);
 /// The largest index of a bucket.
 const INDEX_BYTES: u64 = 64 << 30;
 
@@ -126,6 +129,7 @@ impl Control {
             kv: KvBounds::default().store_bytes,
             sql: self.runtime.data().sql.limits().database_bytes,
             index: INDEX_BYTES,
+            topic: TOPIC_FILE_BYTES,
             object: MAX_BLOB_BYTES,
             content: self.config.max_bundle_bytes.max(MAX_CONFIG_BYTES.max(MAX_MANIFEST_BYTES) as u64),
         }
@@ -516,6 +520,7 @@ impl Control {
                 StoreKind::Sql => data.sql.adopt_app(tenant, &ready.name, &from).await?,
                 StoreKind::Blob => data.buckets.adopt_app(tenant, &ready.name, &from).await?,
                 StoreKind::Files => data.volumes.adopt_app(tenant, &ready.name, &from).await?,
+                StoreKind::Topic => data.topics.adopt_app(tenant, &ready.name, &from).await?,
             }
         }
         Ok(())
@@ -525,7 +530,8 @@ impl Control {
     async fn has_stray_data(&self, tenant: &Tenant, name: &AppName) -> Result<bool, ControlError> {
         let (data, app) = (self.runtime.data().clone(), (tenant.clone(), name.clone()));
         blocking(move || {
-            let all = [data.kv.apps()?, data.sql.apps()?, data.buckets.apps()?, data.volumes.apps()?];
+            let all =
+                [data.kv.apps()?, data.sql.apps()?, data.buckets.apps()?, data.volumes.apps()?, data.topics.apps()?];
             Ok(all.iter().flatten().any(|found| *found == app))
         })
         .await

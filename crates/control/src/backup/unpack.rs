@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use minnow_model::{AppName, Digest, StoreKind, StoreName, digest::Digester};
-use minnow_store::{Buckets, Kv, Sql, StoreError, data_dir::create_private};
+use minnow_store::{Buckets, Kv, Sql, StoreError, Topics, data_dir::create_private};
 use tar::{Archive, EntryType};
 use tokio::sync::mpsc;
 
@@ -41,6 +41,7 @@ pub(super) struct Sizes {
     pub kv: u64,
     pub sql: u64,
     pub index: u64,
+    pub topic: u64,
     pub object: u64,
     /// One blob of a version.
     pub content: u64,
@@ -303,6 +304,7 @@ impl Reading<'_> {
             Item::Records { .. } => MAX_RECORDS_BYTES,
             Item::Store { kind: StoreKind::Kv, .. } => self.sizes.kv,
             Item::Store { kind: StoreKind::Sql, .. } => self.sizes.sql,
+            Item::Store { kind: StoreKind::Topic, .. } => self.sizes.topic,
             Item::Store { .. } => self.sizes.index,
             Item::Object { .. } => self.sizes.object,
             Item::Content(_) => self.sizes.content,
@@ -566,6 +568,7 @@ fn check(into: &Path, unpacked: &Unpacked) -> Result<(), Stop> {
                 StoreKind::Kv => Kv::check_file(&path),
                 StoreKind::Sql => Sql::check_file(&path),
                 StoreKind::Blob => Buckets::check_file(&path),
+                StoreKind::Topic => Topics::check_file(&path),
                 StoreKind::Files => continue,
             };
             checked.map_err(|error| match error {

@@ -345,7 +345,7 @@ mod tests {
             pieces.try_send(Ok(Bytes::copy_from_slice(piece))).unwrap();
         }
         drop(pieces);
-        let sizes = Sizes { kv: 0, sql: 0, index: 0, object: 0, content: 0 };
+        let sizes = Sizes { kv: 0, sql: 0, index: 0, topic: 0, object: 0, content: 0 };
         let unpacked = unpack(Source::new(source), &into, None, sizes).unwrap();
         assert_eq!(unpacked.head.apps, std::slice::from_ref(&app));
         // But for what is deeper than a backup goes.

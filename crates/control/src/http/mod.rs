@@ -13,7 +13,11 @@ use axum::{
     routing::get,
 };
 use http::{StatusCode, header::CONTENT_TYPE};
-use minnow_model::{Code, bundle::MAX_MANIFEST_BYTES};
+use minnow_model::{
+    Code,
+    bundle::MAX_MANIFEST_BYTES,
+    event::{MAX_ATTRIBUTES_BYTES, MAX_PUBLISH, MAX_PUBLISH_BYTES},
+};
 use minnow_store::kv::MAX_VALUE_BYTES;
 use minnow_telemetry::Metrics;
 use utoipa::{
@@ -36,9 +40,11 @@ mod functions;
 mod linger;
 mod node;
 mod problem;
+mod schedules;
 mod settings;
 mod stores;
 mod tokens;
+mod topics;
 mod versions;
 
 pub(crate) use problem::ApiError;
@@ -51,6 +57,9 @@ const MAX_INVOKE_BYTES: usize = 9 << 20;
 /// The longest body of calls that write into a store, in bytes: what a store takes at once, and room for it to say that it is
 /// too much.
 const MAX_STORE_BODY_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
+
+/// The longest body of a publish, in bytes: the data of a whole batch in base64, with the attributes of each event.
+const MAX_PUBLISH_BODY_BYTES: usize = MAX_PUBLISH_BYTES / 3 * 4 + MAX_PUBLISH * (MAX_ATTRIBUTES_BYTES + 1024);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -69,6 +78,7 @@ const MAX_STORE_BODY_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
         (name = "functions", description = "Running functions and what they write"),
         (name = "settings", description = "Variables and secrets"),
         (name = "stores", description = "The data of apps"),
+        (name = "events", description = "Topics, dead letters and schedules"),
         (name = "backup", description = "Apps in a file, and back"),
         (name = "tokens", description = "Who may use this API"),
     )
@@ -85,7 +95,10 @@ impl Modify for BearerToken {
 }
 
 fn api() -> OpenApiRouter<Arc<Control>> {
-    let invoke = OpenApiRouter::new().routes(routes!(functions::invoke)).layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
+    let invoke = OpenApiRouter::new()
+        .routes(routes!(functions::invoke))
+        .routes(routes!(functions::invoke_async))
+        .layer(DefaultBodyLimit::max(MAX_INVOKE_BYTES));
     let kv = OpenApiRouter::new()
         .routes(routes!(stores::kv_get, stores::kv_put, stores::kv_delete))
         .layer(DefaultBodyLimit::max(MAX_STORE_BODY_BYTES));
@@ -93,6 +106,8 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(stores::sql_query))
         .routes(routes!(stores::sql_script))
         .layer(DefaultBodyLimit::max(MAX_STORE_BODY_BYTES));
+    let publish =
+        OpenApiRouter::new().routes(routes!(topics::publish)).layer(DefaultBodyLimit::max(MAX_PUBLISH_BODY_BYTES));
     OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(node::node))
         .routes(routes!(node::healthz))
@@ -107,6 +122,7 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(versions::manifest))
         .routes(routes!(blobs::head, blobs::get, blobs::put))
         .routes(routes!(functions::logs))
+        .routes(routes!(functions::run))
         .routes(routes!(settings::variables, settings::set_variables))
         .routes(routes!(settings::history))
         .routes(routes!(settings::secrets))
@@ -119,6 +135,16 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(stores::sql_export))
         .routes(routes!(stores::usage))
         .routes(routes!(stores::app_usage))
+        .routes(routes!(topics::list))
+        .routes(routes!(topics::info))
+        .routes(routes!(topics::messages))
+        .routes(routes!(topics::replay))
+        .routes(routes!(topics::dead_list, topics::dead_drop_all))
+        .routes(routes!(topics::dead_retry_all))
+        .routes(routes!(topics::dead_show, topics::dead_drop))
+        .routes(routes!(topics::dead_retry))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::run))
         .routes(routes!(backup::backup))
         .routes(routes!(backup::restore))
         .routes(routes!(tokens::list, tokens::create))
@@ -127,6 +153,7 @@ fn api() -> OpenApiRouter<Arc<Control>> {
         .merge(invoke)
         .merge(kv)
         .merge(sql)
+        .merge(publish)
 }
 
 /// The description of the API (OpenAPI 3.1), as committed in `docs/openapi.json` and served at `/v1/openapi.json`.

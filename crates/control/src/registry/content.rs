@@ -11,9 +11,7 @@ use crate::ControlError;
 
 /// The kind as the registry and the API write it.
 fn kind_of(text: &str) -> Option<GuestKind> {
-    [GuestKind::Http02, GuestKind::Http03, GuestKind::Command, GuestKind::CommandCore]
-        .into_iter()
-        .find(|kind| kind.as_str() == text)
+    GuestKind::ALL.into_iter().find(|kind| kind.as_str() == text)
 }
 
 impl Registry {

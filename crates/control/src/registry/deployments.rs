@@ -111,10 +111,12 @@ fn shared(
     Ok(shared)
 }
 
-/// Under which key of a version's config its stores of a kind are. `files` has its static files.
+/// Under which key of a version's config its stores of a kind are. `files` has its static files, and a function's topics are those
+/// that it follows.
 fn key_of(kind: StoreKind) -> &'static str {
     match kind {
         StoreKind::Files => "volumes",
+        StoreKind::Topic => "topics",
         kind => kind.as_str(),
     }
 }

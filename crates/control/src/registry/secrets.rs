@@ -123,13 +123,16 @@ pub(super) fn check_size(connection: &Connection, tenant: &Tenant, app: &AppName
     Ok(())
 }
 
-/// Refuses to take a secret from functions that get traffic.
+/// Refuses to take a secret from functions and webhooks that get traffic.
 fn check_unused(app: &AppName, name: &VariableName, live: &[LiveRow]) -> Result<(), ControlError> {
     let users: Vec<String> = live
         .iter()
         .flat_map(|row| {
             let granted = row.config.functions.iter().filter(|(_, function)| function.grants.secrets.contains(name));
-            granted.map(|(function, _)| format!("`{function}` of {app}@{}", row.config.version))
+            let granted = granted.map(|(function, _)| format!("`{function}`"));
+            let webhooks = row.config.webhooks().filter(|(_, webhook)| webhook.secret == *name);
+            let webhooks = webhooks.map(|(topic, _)| format!("the webhook of `{topic}`"));
+            granted.chain(webhooks).map(|user| format!("{user} of {app}@{}", row.config.version))
         })
         .collect();
     if users.is_empty() {

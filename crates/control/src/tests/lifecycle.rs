@@ -231,6 +231,9 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         instances: Default::default(),
         limits: Default::default(),
         grants: Default::default(),
+        topics: Vec::new(),
+        schedules: Vec::new(),
+        asynchronous: None,
     };
     let config = minnow_model::BundleConfig {
         app: "hello".parse().unwrap(),
@@ -243,6 +246,7 @@ async fn code_that_does_not_compile_leaves_nothing_visible() {
         blob: Default::default(),
         volumes: Default::default(),
         locks: false,
+        topics: std::collections::BTreeMap::new(),
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layer = Layer { digest: wasm, size: 8, media_type: WASM_TYPE.into(), title: "api.wasm".into() };
@@ -271,6 +275,7 @@ fn with_migration(version: &str, sql: &[u8], media_type: &str) -> Bundle {
         blob: Default::default(),
         volumes: Default::default(),
         locks: false,
+        topics: std::collections::BTreeMap::new(),
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layers = vec![

@@ -20,6 +20,7 @@ use std::{
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
+use minnow_events::{Events, EventsConfig};
 use minnow_model::{
     BundleConfig, BundledFile, Digest, LimitCaps,
     bundle::{FILE_TYPE, Layer, oci_manifest},
@@ -44,6 +45,7 @@ struct Node {
 struct Opened {
     control: Arc<Control>,
     live: Arc<Live>,
+    events: Arc<Events>,
     router: Router,
     token: String,
     _dir: DataDir,
@@ -100,6 +102,7 @@ fn bundle(app: &str, version: &str, page: &str) -> Bundle {
         blob: BTreeMap::new(),
         volumes: BTreeMap::new(),
         locks: false,
+        topics: std::collections::BTreeMap::new(),
     };
     let config = serde_json::to_vec(&config).unwrap();
     let layer = Layer { digest, size: page.len() as u64, media_type: FILE_TYPE.into(), title: "index.html".into() };
@@ -123,7 +126,9 @@ impl Node {
     }
 
     async fn try_restart(&mut self) -> Result<(), OpenError> {
-        self.open = None;
+        if let Some(open) = self.open.take() {
+            open.events.drain(tokio::time::Instant::now()).await;
+        }
         let dir = DataDir::open(&self.root).unwrap();
         let metrics = Metrics::new("test");
         let logs = Logs::open(&dir.logs(), LogConfig::default()).unwrap();
@@ -151,9 +156,20 @@ impl Node {
             clock: Clock::Manual(Arc::clone(&self.now_ms)),
             ..ControlConfig::new("127.0.0.1:7700".parse().unwrap(), "localhost")
         };
-        let control = Control::open(config, &dir, runtime, Arc::clone(&live), metrics, logs).await?;
+        let events = EventsConfig {
+            database: dir.events_db(),
+            clock: Arc::new({
+                let now_ms = Arc::clone(&self.now_ms);
+                move || now_ms.load(Ordering::Relaxed)
+            }),
+            domain: "localhost".into(),
+            threads: 1,
+        };
+        let events = Events::start(events, Arc::clone(&runtime), Arc::clone(&live), metrics.clone()).unwrap();
+        let control =
+            Control::open(config, &dir, runtime, Arc::clone(&live), Arc::clone(&events), metrics, logs).await?;
         let token = std::fs::read_to_string(dir.admin_token()).unwrap_or_default().trim().to_owned();
-        self.open = Some(Opened { router: router(Arc::clone(&control)), control, live, token, _dir: dir });
+        self.open = Some(Opened { router: router(Arc::clone(&control)), control, live, events, token, _dir: dir });
         Ok(())
     }
 

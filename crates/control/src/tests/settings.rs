@@ -201,6 +201,9 @@ async fn a_function_that_lacks_a_secret_is_not_run() {
         instances: Default::default(),
         limits: Default::default(),
         grants: Grants { secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(), ..Grants::default() },
+        topics: Vec::new(),
+        schedules: Vec::new(),
+        asynchronous: None,
     };
     let functions = [("free", function(&[])), ("guarded", function(&["API_KEY"]))];
     let mut config: BundleConfig = serde_json::from_slice(&bundle("shop", "1.0.0", "page").blobs[0]).unwrap();

@@ -46,6 +46,7 @@ pub(super) fn bundle(app: &str, version: &str, migrations: &[(&str, &str)]) -> B
         blob: Default::default(),
         volumes: Default::default(),
         locks: false,
+        topics: std::collections::BTreeMap::new(),
     };
     let config = serde_json::to_vec(&config).unwrap();
     let mut layers = vec![layer("index.html", &page, FILE_TYPE)];
@@ -77,6 +78,9 @@ impl Node {
             instances: Default::default(),
             limits: Default::default(),
             grants: Grants { kv: vec![grant.parse().unwrap()], ..Grants::default() },
+            topics: Vec::new(),
+            schedules: Vec::new(),
+            asynchronous: None,
         };
         let config = BundleConfig {
             app: app.parse().unwrap(),
@@ -89,6 +93,7 @@ impl Node {
             blob: BTreeMap::new(),
             volumes: BTreeMap::new(),
             locks: false,
+            topics: std::collections::BTreeMap::new(),
         };
         let shared = [(minnow_model::StoreKind::Kv, "shop".parse().unwrap(), "sessions".parse().unwrap())];
         let shared = shared.into_iter().map(|store| (store, 0)).collect();

@@ -34,11 +34,20 @@ fn render(out: &mut String, manifest: &Manifest, version: &Version, place: &Plac
         .iter()
         .flat_map(|(function, spec)| spec.routes.iter().map(move |route| (route.to_string(), function.as_str())))
         .collect();
+    let webhooks: Vec<(String, String)> = manifest
+        .topics
+        .iter()
+        .filter_map(|(topic, spec)| Some((spec.webhook.as_ref()?.route().to_string(), topic.to_string())))
+        .collect();
     let statics = manifest.static_dirs.iter();
     let width = statics.clone().map(|(prefix, _)| prefix.len()).chain(routes.iter().map(|(route, _)| route.len()));
+    let width = width.chain(webhooks.iter().map(|(route, _)| route.len()));
     let width = width.max().unwrap_or(0);
     for (route, function) in &routes {
         writeln!(out, "  {route:width$}  → {BOLD}{function}{BOLD:#}")?;
+    }
+    for (route, topic) in &webhooks {
+        writeln!(out, "  {route:width$}  → the topic {BOLD}{topic}{BOLD:#}")?;
     }
     for (prefix, folder) in statics {
         writeln!(out, "  {prefix:width$}  → files in {folder}/")?;

@@ -49,10 +49,11 @@ impl Secrets {
         changed.contains(&self.file)
     }
 
-    /// Sets what the file has and functions are granted, as far as the node has it not yet. What a line was taken out for stays set.
+    /// Sets what the file has and functions are granted or webhooks need, as far as the node has it not yet. What a line was taken out for stays set.
     pub async fn apply(&mut self, client: &Client, manifest: &Manifest) -> anyhow::Result<()> {
-        let granted: BTreeSet<&VariableName> =
-            manifest.functions.values().flat_map(|function| &function.grants.secrets).collect();
+        let of_functions = manifest.functions.values().flat_map(|function| &function.grants.secrets);
+        let of_webhooks = manifest.topics.values().filter_map(|topic| Some(&topic.webhook.as_ref()?.secret));
+        let granted: BTreeSet<&VariableName> = of_functions.chain(of_webhooks).collect();
         let mut unused = BTreeSet::new();
         for (name, value) in self.read()? {
             if !granted.contains(&name) {

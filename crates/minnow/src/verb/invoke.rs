@@ -22,13 +22,17 @@ use crate::{
 The node runs the function's live version with its limits, whatever its routes are, and says what the run cost. Prints the \
 status, the headers, the body, and the time, CPU time and peak memory. With --json the body is Base64.
 
+With --async the node keeps the request and runs the function later, again where that fails, as `async` in minnow.toml says. The \
+command ends when the request is durable, and prints the id of the run, for `minnow run show`.
+
 Exits with 0 when an answer came, whatever its status: a function that fails is answered with a 5xx. With 1 there was none.",
     after_help = "Examples:
   minnow invoke hello/api
   minnow invoke hello/api --path '/api/users?page=2' -H 'accept: application/json'
   minnow invoke hello/submit -X POST -d '{\"name\": \"Ada\"}' -H 'content-type: application/json'
   minnow invoke hello/upload -X PUT -d @photo.jpg
-  date | minnow invoke hello/echo -X POST -d -"
+  date | minnow invoke hello/echo -X POST -d -
+  minnow invoke hello/report -d '{\"month\": 11}' --async"
 )]
 pub struct InvokeArgs {
     /// The app and its function
@@ -46,6 +50,9 @@ pub struct InvokeArgs {
     /// The body: text, @FILE for a file's content, or - for stdin. Its content-length is sent along
     #[arg(long, short, value_name = "DATA", allow_hyphen_values = true)]
     data: Option<String>,
+    /// Run it later, and do not wait for the answer
+    #[arg(long = "async")]
+    is_async: bool,
     #[command(flatten)]
     pub json: JsonArg,
     #[command(flatten)]
@@ -100,6 +107,17 @@ pub async fn run(args: InvokeArgs) -> anyhow::Result<()> {
         headers: args.header.into_iter().map(|Header(name, value)| (name, value)).collect(),
         body: body.map(|body| BASE64.encode(body)).unwrap_or_default(),
     };
+    if args.is_async {
+        let Target { app, function } = &args.target;
+        let started = args.server.client()?.invoke_async(app, function, &request).await?;
+        if args.json.json {
+            return output::json(&started);
+        }
+        return output::line(format_args!(
+            "{GREEN}taken{GREEN:#} {}  {DIM}`minnow run show {} --app {app}`{DIM:#}",
+            started.id, started.id
+        ));
+    }
     let response = args.server.client()?.invoke(&args.target.app, &args.target.function, &request).await?;
     if args.json.json { output::json(&response) } else { show(&response) }
 }
@@ -132,19 +150,20 @@ fn body(data: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-fn show(response: &InvokeResponse) -> anyhow::Result<()> {
-    let style = match response.status {
+/// An answer: its status, header fields and body.
+pub(super) fn show_answer(status: u16, headers: &[(String, String)], body: &str) -> anyhow::Result<()> {
+    let style = match status {
         ..400 => GREEN,
         400..500 => YELLOW,
         500.. => RED,
     };
-    let reason = reqwest::StatusCode::from_u16(response.status).ok().and_then(|status| status.canonical_reason());
-    output::line(format_args!("{style}{}{style:#} {BOLD}{}{BOLD:#}", response.status, reason.unwrap_or("")))?;
-    for (name, value) in &response.headers {
+    let reason = reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    output::line(format_args!("{style}{status}{style:#} {BOLD}{}{BOLD:#}", reason.unwrap_or("")))?;
+    for (name, value) in headers {
         output::line(format_args!("{DIM}{name}:{DIM:#} {}", output::printable(value)))?;
     }
     output::line("")?;
-    let body = BASE64.decode(&response.body).context("the node's answer has a body that is not Base64")?;
+    let body = BASE64.decode(body).context("the node's answer has a body that is not Base64")?;
     if !body.is_empty() {
         match std::str::from_utf8(&body) {
             Err(_) if output::is_terminal() => {
@@ -167,6 +186,11 @@ fn show(response: &InvokeResponse) -> anyhow::Result<()> {
         }
         output::line("")?;
     }
+    Ok(())
+}
+
+fn show(response: &InvokeResponse) -> anyhow::Result<()> {
+    show_answer(response.status, &response.headers, &response.body)?;
     let usage = &response.usage;
     output::line(format_args!(
         "{DIM}time {} · CPU {} · peak memory {} · {} start · request {}{DIM:#}",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use minnow_control::api_types::{AppStatus, FunctionStatus, VersionTraffic};
 
-use super::deploy::shares;
+use super::{deploy::shares, schedule};
 use crate::{
     cli::{AppArgs, JsonArg, ServerArgs},
     output::{self, BOLD, DIM, YELLOW},
@@ -14,10 +14,10 @@ use crate::{
 /// How many deployments the history shows; --json has them all.
 const HISTORY: usize = 10;
 
-/// Show an app's deployment, traffic, functions and history
+/// Show an app's deployment, traffic, functions, schedules and history
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Show an app's deployment, traffic, functions and history.
+    long_about = "Show an app's deployment, traffic, functions, schedules and history.
 
 For each live version: its weight, the requests for its functions since the live deployment began (or since the node started, \
 where that was later), how many of them ended with a 5xx status, and how long half and 99 in 100 of the invocations took at \
@@ -59,6 +59,10 @@ fn show(status: &AppStatus, now_ms: u64) -> anyhow::Result<()> {
         traffic(&status.traffic, now_ms)?;
         output::line("")?;
         functions(&status.functions)?;
+    }
+    if !status.schedules.is_empty() {
+        output::line("")?;
+        schedule::show(status.schedules.clone(), now_ms)?;
     }
     if !status.history.is_empty() {
         output::line("")?;

@@ -115,6 +115,8 @@ fn variables(function: &Function) -> Vec<(String, &'static str)> {
         (StoreKind::Kv, "KvNamespace", "ReadonlyKvNamespace"),
         (StoreKind::Sql, "Database", "ReadonlyDatabase"),
         (StoreKind::Blob, "Bucket", "ReadonlyBucket"),
+        // No grant of a topic is only for reading.
+        (StoreKind::Topic, "Topic", "Topic"),
         (StoreKind::Files, "Volume", "ReadonlyVolume"),
     ] {
         let typed = |grant: &StoreGrant| (grant.variable(), if grant.read_only { readonly } else { whole });
@@ -159,6 +161,7 @@ name = "shop"
 [sql.main]
 [blob.uploads]
 [blob.old]
+[topic.new-orders]
 [files.data]
 [files.media]
 [lock]
@@ -170,6 +173,7 @@ sql = ["main", "shop-two/main:ro"]
 blob = ["uploads", "old:ro"]
 files = { data = "/data", "media:ro" = "/media" }
 locks = true
+publish = ["new-orders"]
 secrets = ["STRIPE_KEY"]
 [functions.other]
 wasm = "other.wasm"
@@ -187,6 +191,7 @@ export interface WebApiEnv {
   LOCKS: Locks;
   MAIN: Database;
   MEDIA: ReadonlyVolume;
+  NEW_ORDERS: Topic;
   OLD: ReadonlyBucket;
   ORDER_LOG: ReadonlyKvNamespace;
   SHOP_TWO_ITEMS: KvNamespace;

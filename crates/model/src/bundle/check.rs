@@ -26,14 +26,16 @@ impl BundleConfig {
             messages.push("the version has neither functions nor static files".into());
         }
         at_most("functions", self.functions.len(), MAX_FUNCTIONS, &mut messages);
-        let routes = self.functions.values().map(|function| function.routes.len()).sum();
-        at_most("routes", routes, MAX_APP_ROUTES, &mut messages);
+        let routes: usize = self.functions.values().map(|function| function.routes.len()).sum();
+        at_most("routes", routes + self.webhooks().count(), MAX_APP_ROUTES, &mut messages);
         at_most("static files", self.files.len(), MAX_FILES, &mut messages);
         for (name, function) in self.functions.iter().take(MAX_FUNCTIONS) {
             function.check(name, caps, &mut messages);
             self.check_grants(name, function, &mut messages);
+            self.check_events(name, function, &mut messages);
         }
         self.check_stores(&mut messages);
+        self.check_topics(&mut messages);
         if let Err(clashes) = self.router() {
             messages.extend(clashes);
         }
@@ -50,17 +52,21 @@ impl BundleConfig {
         finish(messages)
     }
 
-    /// The routing table. An index is the place of the function in `functions`, in the order of their names. The error
-    /// has a message for each clash.
+    /// The routing table. An index is the place of the function in `functions`, in the order of their names; after them come
+    /// the [webhooks](Self::webhooks). The error has a message for each clash.
     pub fn router(&self) -> Result<Router, Vec<String>> {
         let routes = self.functions.values().enumerate();
         let routes = routes.flat_map(|(index, function)| function.routes.iter().map(move |r| (r.clone(), index)));
-        Router::new(routes).map_err(|clashes| {
-            let names: Vec<_> = self.functions.keys().collect();
-            let name = |index: usize| names.get(index).map_or("", |name| name.as_str());
+        let webhooks = self.webhooks().enumerate();
+        let webhooks = webhooks.map(|(index, (_, webhook))| (webhook.route(), self.functions.len() + index));
+        Router::new(routes.chain(webhooks)).map_err(|clashes| {
+            let functions = self.functions.keys().map(|name| format!("the function `{name}`"));
+            let webhooks = self.webhooks().map(|(topic, _)| format!("the webhook of `{topic}`"));
+            let names: Vec<String> = functions.chain(webhooks).collect();
+            let name = |index: usize| names.get(index).map_or("", String::as_str);
             clashes
                 .into_iter()
-                .map(|clash| format!("{clash}: functions `{}` and `{}`", name(clash.first.1), name(clash.second.1)))
+                .map(|clash| format!("{clash}: {} and {}", name(clash.first.1), name(clash.second.1)))
                 .collect()
         })
     }
@@ -183,6 +189,9 @@ mod tests {
             instances: Instances::Fresh,
             limits: Limits::default(),
             grants: Grants::default(),
+            topics: Vec::new(),
+            schedules: Vec::new(),
+            asynchronous: None,
         }
     }
 
@@ -201,6 +210,7 @@ mod tests {
             blob: BTreeMap::new(),
             volumes: BTreeMap::new(),
             locks: false,
+            topics: BTreeMap::new(),
         }
     }
 

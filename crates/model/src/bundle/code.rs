@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::BundledFunction;
-use crate::{Digest, EgressRule, Grants, Limits, RoutePattern, manifest::Instances};
+use crate::{
+    Digest, EgressRule, Grants, Limits, RoutePattern, Schedule, Subscription, event::Async, manifest::Instances,
+};
 
 /// The layers that hold a function's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +59,12 @@ pub(super) struct WireFunction {
     limits: Limits,
     #[serde(skip_serializing_if = "Grants::is_empty", default)]
     grants: Grants,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    topics: Vec<Subscription>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    schedules: Vec<Schedule>,
+    #[serde(rename = "async", skip_serializing_if = "Option::is_none", default)]
+    asynchronous: Option<Async>,
 }
 
 impl TryFrom<WireFunction> for BundledFunction {
@@ -68,8 +76,8 @@ impl TryFrom<WireFunction> for BundledFunction {
             (None, Some(module), Some(source_map)) => BundledCode::Js { module, source_map },
             _ => return Err("a function has either `wasm`, or `js` and `js_map`"),
         };
-        let WireFunction { routes, env, egress, instances, limits, grants, .. } = wire;
-        Ok(Self { code, routes, env, egress, instances, limits, grants })
+        let WireFunction { routes, env, egress, instances, limits, grants, topics, schedules, asynchronous, .. } = wire;
+        Ok(Self { code, routes, env, egress, instances, limits, grants, topics, schedules, asynchronous })
     }
 }
 
@@ -79,8 +87,9 @@ impl From<BundledFunction> for WireFunction {
             BundledCode::Wasm(digest) => (Some(digest), None, None),
             BundledCode::Js { module, source_map } => (None, Some(module), Some(source_map)),
         };
-        let BundledFunction { routes, env, egress, instances, limits, grants, .. } = function;
-        Self { wasm, js, js_map, routes, env, egress, instances, limits, grants }
+        let BundledFunction { routes, env, egress, instances, limits, grants, topics, schedules, asynchronous, .. } =
+            function;
+        Self { wasm, js, js_map, routes, env, egress, instances, limits, grants, topics, schedules, asynchronous }
     }
 }
 
@@ -99,6 +108,9 @@ mod tests {
             instances: Instances::Reuse,
             limits: Limits::default(),
             grants: Grants::default(),
+            topics: Vec::new(),
+            schedules: Vec::new(),
+            asynchronous: None,
         }
     }
 

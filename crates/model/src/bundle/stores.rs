@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     AppName, BundledCode, BundledFunction, FunctionName, StoreKind,
-    grant::{LOCKS_VARIABLE, STORE_BYTES, clashes},
+    grant::{LOCKS_VARIABLE, STORE_BYTES, clashes, publish_mistake},
     manifest::{MAX_GRANTS, MAX_ORIGINS, MAX_SHARES, MAX_STORES},
 };
 
@@ -17,16 +17,18 @@ impl BundleConfig {
         for kind in StoreKind::ALL {
             let names = self.stores(kind);
             if names.len() > MAX_STORES {
-                messages.push(format!("the version has {} {kind} stores, the most is {MAX_STORES}", names.len()));
+                messages.push(format!("the version has {} {}s, the most is {MAX_STORES}", names.len(), kind.noun()));
             }
             for name in names.into_iter().take(MAX_STORES) {
                 if let Some(mistake) = self.share(kind, name).and_then(|share| self.share_mistake(share)) {
-                    messages.push(format!("the {kind} store `{name}`: {mistake}"));
+                    messages.push(format!("the {} `{name}`: {mistake}", kind.noun()));
                 }
-                if let Some(bytes) = self.size_bytes(kind, name).filter(|bytes| !STORE_BYTES.contains(bytes)) {
+                let bytes = self.size_bytes(kind, name).filter(|bytes| !STORE_BYTES.contains(bytes));
+                if let Some(bytes) = bytes {
                     let (least, most) = (STORE_BYTES.start(), STORE_BYTES.end());
                     messages.push(format!(
-                        "the {kind} store `{name}`: its size is {bytes} bytes; it is from {least} to {most}"
+                        "the {} `{name}`: its size is {bytes} bytes; it is from {least} to {most}",
+                        kind.noun()
                     ));
                 }
             }
@@ -69,15 +71,18 @@ impl BundleConfig {
         let mut variables = Vec::new();
         let is_js = matches!(function.code, BundledCode::Js { .. });
         for kind in StoreKind::ALL {
+            let key = kind.grant_key();
             let mut known = BTreeSet::new();
             for grant in grants.stores(kind) {
                 let is_declared = self.share(kind, &grant.store).is_some();
                 if grant.app.as_ref() == Some(&self.app) {
-                    refuse(format!("`{kind}`: `{grant}` is a store of this app; write `{}`", grant.store));
+                    refuse(format!("`{key}`: `{grant}` is a store of this app; write `{}`", grant.store));
+                } else if let Some(mistake) = publish_mistake(grant).filter(|_| kind == StoreKind::Topic) {
+                    refuse(format!("`{key}`: {mistake}"));
                 } else if grant.app.is_none() && !is_declared {
-                    refuse(format!("`{kind}`: the app has no {kind} store `{}`", grant.store));
+                    refuse(format!("`{key}`: the app has no {} `{}`", kind.noun(), grant.store));
                 } else if !known.insert(grant.name()) {
-                    refuse(format!("`{kind}`: the store `{}` stands twice", grant.name()));
+                    refuse(format!("`{key}`: the store `{}` stands twice", grant.name()));
                 } else if kind != StoreKind::Files || is_js {
                     variables.push((grant.variable(), grant.called(kind)));
                 }
@@ -231,7 +236,11 @@ mod tests {
                 files: vec![mount("data:ro", "/data")],
                 locks: true,
                 secrets: names(&["STRIPE_KEY"]),
+                publish: Vec::new(),
             },
+            topics: Vec::new(),
+            schedules: Vec::new(),
+            asynchronous: None,
         };
         let share = names(&["blog", "wiki"]);
         let migrations = vec![migration("0001_a.sql"), migration("0002_b.sql")];
@@ -246,6 +255,7 @@ mod tests {
             blob: [("uploads".parse().unwrap(), BlobStore { share, cors: Vec::new(), size_bytes: 10 << 30 })].into(),
             volumes: [("data".parse().unwrap(), FilesStore { share: Vec::new(), size_bytes: 1 << 30 })].into(),
             locks: true,
+            topics: BTreeMap::new(),
         }
     }
 

@@ -109,6 +109,14 @@ pub(super) static APP: TableDoc = TableDoc {
             example: "[files.data]",
         },
         KeyDoc {
+            key: "topic",
+            kind: "table",
+            default: Some("none"),
+            meaning: "One table for each topic of the app, under its name as for `kv`. At most 100. What is published to a topic \
+                      is kept, and each function that follows it gets every message. [Events](events.md) says how.",
+            example: "[topic.orders]",
+        },
+        KeyDoc {
             key: "lock",
             kind: "table",
             default: Some("none"),
@@ -214,7 +222,7 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
                       name this app in its `share`. `:ro` after it lets the function only read. In JavaScript the store is \
                       found in `env` under its name in upper case, with `_` for `-` and `/`: `order-log` is `env.ORDER_LOG`, \
                       `shop/catalog` is `env.SHOP_CATALOG`. These names, those of `env` and those of `secrets` have to \
-                      differ. `kv`, `sql`, `blob`, `files`, `locks` and `secrets` are at most 100 grants together. Nothing by default, so that \
+                      differ. `kv`, `sql`, `blob`, `files`, `locks`, `secrets` and `publish` are at most 100 grants together. Nothing by default, so that \
                       code reaches only what it needs.",
             example: r#"kv = ["sessions", "shop/catalog:ro"]"#,
         },
@@ -255,6 +263,38 @@ pub(super) static FUNCTION: TableDoc = TableDoc {
             meaning: "The secrets that the function sees as environment variables, by their names: up to 128 of `A-Z`, `0-9` \
                       and `_`, no digit first. `minnow secret set` writes their values, which are in no bundle.",
             example: r#"secrets = ["STRIPE_KEY"]"#,
+        },
+        KeyDoc {
+            key: "publish",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The topics of the app that the function may publish to. In JavaScript a topic is found in `env` under its \
+                      name in upper case, as a store is: `order-log` is `env.ORDER_LOG`. A topic of another app cannot be named.",
+            example: r#"publish = ["orders"]"#,
+        },
+        KeyDoc {
+            key: "topics",
+            kind: "list of strings and tables",
+            default: Some("[]"),
+            meaning: "The topics of the app whose messages the function gets: a name, or a table with the keys below. Each \
+                      function that follows a topic gets every message, all instances and nodes of the function together \
+                      once. A new version goes on where the old one stood. At most 100.",
+            example: r#"topics = ["audit", { name = "orders", batch = 10 }]"#,
+        },
+        KeyDoc {
+            key: "schedules",
+            kind: "list of tables",
+            default: Some("[]"),
+            meaning: "When the function runs by the clock: tables with the keys below. At most 100, and 1000 in all functions.",
+            example: r#"schedules = [{ cron = "0 3 * * *", name = "nightly" }]"#,
+        },
+        KeyDoc {
+            key: "async",
+            kind: "table",
+            default: Some("none"),
+            meaning: "What happens to invokes that nobody waits for: a table with the keys below. Without it the function can be \
+                      invoked so all the same, with the defaults and without destinations.",
+            example: r#"async = { retries = 2, on_failure = "orders" }"#,
         },
         KeyDoc {
             key: "instances",
@@ -399,12 +439,324 @@ pub(super) static FILES: TableDoc = TableDoc {
     keys: &[size(r#""1GiB""#, r#"size = "1GiB""#), SHARE],
 };
 
+pub(super) static TOPIC: TableDoc = TableDoc {
+    header: "[topic.NAME]",
+    meaning: "One topic. The table may be empty.",
+    keys: &[
+        KeyDoc {
+            key: "retention",
+            kind: "time",
+            default: Some(r#""7d""#),
+            meaning: "How long a message is kept, 1 minute to 10 years, whether or not it was delivered: `m`, `h`, `d`. A week \
+                      covers a holiday.",
+            example: r#"retention = "7d""#,
+        },
+        KeyDoc {
+            key: "max_size",
+            kind: "size",
+            default: Some(r#""1GiB""#),
+            meaning: "The most bytes of its messages, attributes and data together, 1 MiB to 1 TiB. The file on the disk may be \
+                      twice that.",
+            example: r#"max_size = "1GiB""#,
+        },
+        KeyDoc {
+            key: "max_messages",
+            kind: "number",
+            default: Some("none"),
+            meaning: "The most messages, 1 to 1000000000000.",
+            example: "max_messages = 1_000_000",
+        },
+        KeyDoc {
+            key: "when_full",
+            kind: "`refuse` or `drop-oldest`",
+            default: Some(r#""refuse""#),
+            meaning: "What happens when `max_size` or `max_messages` is reached. What every function that follows the topic is \
+                      done with goes first, either way. If that is not enough, `refuse` gives the publisher an error, and \
+                      `drop-oldest` removes the oldest messages, also those that a function has not seen. The default loses \
+                      nothing.",
+            example: r#"when_full = "drop-oldest""#,
+        },
+        KeyDoc {
+            key: "webhook",
+            kind: "table",
+            default: Some("none"),
+            meaning: "A path of the app at which others publish to the topic, signed with a secret that they share with the app: \
+                      [webhooks](events.md#webhooks).",
+            example: r#"webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }"#,
+        },
+    ],
+};
+
+pub(super) static WEBHOOK: TableDoc = TableDoc {
+    header: "webhook",
+    meaning: "A public route to a topic. All three keys have to be there.",
+    keys: &[
+        KeyDoc {
+            key: "path",
+            kind: "string",
+            default: None,
+            meaning: "The path that takes a POST, without names and wildcards. It is a route as those of functions are, and may \
+                      not be one of theirs.",
+            example: r#"webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }"#,
+        },
+        KeyDoc {
+            key: "secret",
+            kind: "string",
+            default: None,
+            meaning: "The name of the app's secret with which the sender signs; `minnow secret set` sets it. No function needs to \
+                      be granted it.",
+            example: r#"webhook = { path = "/hooks/stripe", secret = "STRIPE_SECRET", signature = "stripe" }"#,
+        },
+        KeyDoc {
+            key: "signature",
+            kind: "`github`, `stripe`, `standard` or a table",
+            default: None,
+            meaning: "How the sender signs: as GitHub, as Stripe, by [Standard Webhooks](https://www.standardwebhooks.com), or with \
+                      a header of its own. It is HMAC-SHA256 in each.",
+            example: r#"webhook = { path = "/hooks/mail", secret = "MAIL_SECRET", signature = "standard" }"#,
+        },
+    ],
+};
+
+pub(super) static SIGNATURE: TableDoc = TableDoc {
+    header: "signature",
+    meaning: "A header of its own with the HMAC-SHA256 of the body.",
+    keys: &[
+        KeyDoc {
+            key: "header",
+            kind: "string",
+            default: None,
+            meaning: "The header that has the signature.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature" } }"#,
+        },
+        KeyDoc {
+            key: "prefix",
+            kind: "string",
+            default: Some("none"),
+            meaning: "What stands before the signature in the header, up to 64 characters.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", prefix = "sha256=" } }"#,
+        },
+        KeyDoc {
+            key: "encoding",
+            kind: "`hex` or `base64`",
+            default: Some(r#""hex""#),
+            meaning: "How its 32 bytes are written.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", encoding = "base64" } }"#,
+        },
+        KeyDoc {
+            key: "id_header",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The header that has the event's id, so that what is sent twice within two minutes is one message. It is not \
+                      signed.",
+            example: r#"webhook = { path = "/hooks/ci", secret = "CI_SECRET", signature = { header = "x-signature", id_header = "x-delivery" } }"#,
+        },
+    ],
+};
+
+pub(super) static SUBSCRIPTION: TableDoc = TableDoc {
+    header: "topics",
+    meaning: "How a function follows one topic.",
+    keys: &[
+        KeyDoc {
+            key: "name",
+            kind: "string",
+            default: None,
+            meaning: "The name of the topic.",
+            example: r#"topics = [{ name = "orders" }]"#,
+        },
+        KeyDoc {
+            key: "batch",
+            kind: "number",
+            default: Some("1"),
+            meaning: "The most messages that come in one request, 1 to 1000, and at most 1 MiB of data. With 1 a message is the \
+                      request's body and its attributes are headers; with more the body is a list in JSON, also of one.",
+            example: r#"topics = [{ name = "orders", batch = 10 }]"#,
+        },
+        KeyDoc {
+            key: "wait",
+            kind: "time",
+            default: Some(r#""0s""#),
+            meaning: "How long a batch waits to be full, from its first message on, up to 60 s. Needs `batch`.",
+            example: r#"topics = [{ name = "orders", batch = 10, wait = "200ms" }]"#,
+        },
+        KeyDoc {
+            key: "retries",
+            kind: "number",
+            default: Some("5"),
+            meaning: "How often a message that failed is tried again, 0 to 1000. Then it is a dead letter.",
+            example: r#"topics = [{ name = "orders", retries = 5 }]"#,
+        },
+        KeyDoc {
+            key: "backoff",
+            kind: "string",
+            default: Some(r#""1s..5m""#),
+            meaning: "The waits between tries: the first one, then twice as long each time, up to the second one. From 100 ms to \
+                      24 h. One time alone is every wait. Each wait differs by up to a tenth.",
+            example: r#"topics = [{ name = "orders", backoff = "1s..5m" }]"#,
+        },
+        KeyDoc {
+            key: "dead_letter",
+            kind: "string",
+            default: Some("none"),
+            meaning: "A topic of the app that gets a copy of what never worked. Dead letters are kept with the topic in any case: \
+                      `minnow topic dead` shows them. The way of dead letters may not come back to where it began.",
+            example: r#"topics = [{ name = "orders", dead_letter = "orders-dead" }]"#,
+        },
+        KeyDoc {
+            key: "order_by",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The attribute within which messages come one after the other, each once the one before is done: `key` for \
+                      the key that a publisher gives, `subject`, or the name of any other. Messages of other values, and those \
+                      without one, go on meanwhile.",
+            example: r#"topics = [{ name = "orders", order_by = "key" }]"#,
+        },
+        KeyDoc {
+            key: "types",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The types of the messages that the function gets, with `*` at the end for any rest. At most 20 of 256 \
+                      bytes. All types when the list is empty.",
+            example: r#"topics = [{ name = "orders", types = ["order.*"] }]"#,
+        },
+        KeyDoc {
+            key: "subjects",
+            kind: "list of strings",
+            default: Some("[]"),
+            meaning: "The same for subjects. A message without a subject then does not come.",
+            example: r#"topics = [{ name = "orders", subjects = ["eu/*"] }]"#,
+        },
+        KeyDoc {
+            key: "from",
+            kind: "`now` or `start`",
+            default: Some(r#""now""#),
+            meaning: "Where a function begins that follows the topic for the first time: with what is published from the deploy \
+                      on, or with the oldest message that is there.",
+            example: r#"topics = [{ name = "orders", from = "start" }]"#,
+        },
+    ],
+};
+
+pub(super) static SCHEDULE: TableDoc = TableDoc {
+    header: "schedules",
+    meaning: "One schedule of a function: either `cron` or `at`.",
+    keys: &[
+        KeyDoc {
+            key: "name",
+            kind: "string",
+            default: None,
+            meaning: "What the schedule is called: 1–63 of `a-z`, `0-9` and `-`, not at the ends; once in a function.",
+            example: r#"schedules = [{ cron = "@daily", name = "sweep" }]"#,
+        },
+        KeyDoc {
+            key: "cron",
+            kind: "string",
+            default: Some("none, if there is `at`"),
+            meaning: "Minute, hour, day of the month, month and day of the week, each numbers with `*`, `,`, `-` and `/`; months \
+                      and days of the week also by name. Or `@yearly`, `@annually`, `@monthly`, `@weekly`, `@daily`, \
+                      `@midnight`, `@hourly`; or `@every` with a time from 1 s to 366 days, counted from the deploy that \
+                      brought it. Where both days are given, either one is enough. An expression that is never due is refused.",
+            example: r#"schedules = [{ cron = "*/5 * * * *", name = "sweep" }]"#,
+        },
+        KeyDoc {
+            key: "timezone",
+            kind: "string",
+            default: Some(r#""UTC""#),
+            meaning: "The time zone of `cron`, by its name in the IANA database. Where clocks change, a fixed time that is left \
+                      out runs right after the gap, and one that comes twice runs once; `*` and `*/n` run in both passes.",
+            example: r#"schedules = [{ cron = "0 9 * * MON-FRI", timezone = "Europe/Oslo", name = "report" }]"#,
+        },
+        KeyDoc {
+            key: "at",
+            kind: "string",
+            default: Some("none, if there is `cron`"),
+            meaning: "A time that comes once, with its offset (RFC 3339).",
+            example: r#"schedules = [{ at = "2026-12-24T18:00:00+01:00", name = "party" }]"#,
+        },
+        KeyDoc {
+            key: "overlap",
+            kind: "`skip` or `queue`",
+            default: Some(r#""skip""#),
+            meaning: "What happens to a tick that is due while the one before still runs: it is left out, or runs after it. At \
+                      most 100 wait.",
+            example: r#"schedules = [{ cron = "@every 1m", name = "sync", overlap = "queue" }]"#,
+        },
+        KeyDoc {
+            key: "missed",
+            kind: "`once` or `skip`",
+            default: Some(r#""once""#),
+            meaning: "What happens to the ticks that were due while the node was down: the last one runs when it is up, or none.",
+            example: r#"schedules = [{ cron = "@hourly", name = "sync", missed = "skip" }]"#,
+        },
+    ],
+};
+
+pub(super) static ASYNC: TableDoc = TableDoc {
+    header: "async",
+    meaning: "What happens to the asynchronous invokes of a function. One has failed when its answer is not 2xx, or there is none.",
+    keys: &[
+        KeyDoc {
+            key: "retries",
+            kind: "number",
+            default: Some("2"),
+            meaning: "How often an invoke that failed is tried again, 0 to 1000.",
+            example: "async = { retries = 2 }",
+        },
+        KeyDoc {
+            key: "backoff",
+            kind: "string",
+            default: Some(r#""1m..5m""#),
+            meaning: "The waits between tries, as for `topics`: the first one, then twice as long each time, up to the second one.",
+            example: r#"async = { backoff = "1m..5m" }"#,
+        },
+        KeyDoc {
+            key: "max_age",
+            kind: "time",
+            default: Some(r#""6h""#),
+            meaning: "How old an invoke may become, from 1 s to 7 days. One that could be tried only later has failed.",
+            example: r#"async = { max_age = "6h" }"#,
+        },
+        KeyDoc {
+            key: "on_success",
+            kind: "string",
+            default: Some("none"),
+            meaning: "Who gets an event of type `minnow.invoke.succeeded` for an invoke that worked: a topic of the app by its \
+                      name, which needs no grant, or a URL that the function's `egress` allows.",
+            example: r#"async = { on_success = "orders" }"#,
+        },
+        KeyDoc {
+            key: "on_failure",
+            kind: "string",
+            default: Some("none"),
+            meaning: "The same for an invoke that never worked, with the type `minnow.invoke.failed`.",
+            example: r#"async = { on_failure = "orders" }"#,
+        },
+    ],
+};
+
 pub(super) static LOCK: TableDoc =
     TableDoc { header: "[lock]", meaning: "The app has locks. The table is empty.", keys: &[] };
 
 /// Every table of the manifest, in the order of the reference.
-pub fn reference() -> [&'static TableDoc; 9] {
-    [&APP, &STICKY, &FUNCTION, &LIMITS, &KV, &SQL, &BLOB, &FILES, &LOCK]
+pub fn reference() -> [&'static TableDoc; 15] {
+    [
+        &APP,
+        &STICKY,
+        &FUNCTION,
+        &SUBSCRIPTION,
+        &SCHEDULE,
+        &ASYNC,
+        &LIMITS,
+        &KV,
+        &SQL,
+        &BLOB,
+        &FILES,
+        &TOPIC,
+        &WEBHOOK,
+        &SIGNATURE,
+        &LOCK,
+    ]
 }
 
 /// A manifest that has every key.
@@ -426,6 +778,7 @@ blob = ["uploads"]
 files = { data = "/data" }
 locks = true
 secrets = ["STRIPE_KEY"]
+publish = ["orders"]
 
 [functions.api.limits]
 memory = "128MiB"
@@ -437,6 +790,19 @@ request_body = "32MiB"
 
 [functions.web]
 js = "src/web.ts"
+
+[functions.worker]
+js = "src/worker.ts"
+topics = [
+    "audit",
+    { name = "orders", batch = 10, wait = "200ms", retries = 5, backoff = "1s..5m", dead_letter = "orders-dead", order_by = "key", types = ["order.*"], subjects = ["eu/*"], from = "now" },
+]
+schedules = [
+    { cron = "*/5 * * * *", timezone = "Europe/Oslo", name = "sweep", overlap = "skip", missed = "once" },
+    { at = "2026-12-24T18:00:00+01:00", name = "party" },
+]
+egress = ["https://ops.example"]
+async = { retries = 2, backoff = "1m..5m", max_age = "6h", on_success = "audit", on_failure = "https://ops.example/hook" }
 
 [static]
 "/" = "public"
@@ -453,6 +819,18 @@ cors = ["https://app.example"]
 
 [files.data]
 size = "1GiB"
+
+[topic.orders]
+retention = "7d"
+max_size = "1GiB"
+max_messages = 1_000_000
+when_full = "refuse"
+webhook = { path = "/hooks/orders", secret = "ORDERS_SECRET", signature = { header = "x-signature", prefix = "sha256=", encoding = "hex", id_header = "x-delivery" } }
+
+[topic.orders-dead]
+
+[topic.audit]
+webhook = { path = "/hooks/github", secret = "GITHUB_SECRET", signature = "github" }
 
 [lock]
 "#;
@@ -502,20 +880,25 @@ mod tests {
 
     /// A manifest with one key set to `line`, everything else that it needs around it.
     fn manifest_with(table: &TableDoc, doc: &KeyDoc, line: &str) -> String {
-        let top = if doc.key == "name" { "" } else { "name = \"a\"\n" };
+        let top = if doc.key == "name" && table.header.is_empty() { "" } else { "name = \"a\"\n" };
         let function = "[functions.f]\nwasm = \"a.wasm\"\n";
         match table.header {
             "" if doc.key == "functions" && line.starts_with('[') => format!("{top}{line}\nwasm = \"api.wasm\"\n"),
             "" if doc.key == "functions" => format!("{top}{line}\n"),
             "" | "sticky" => format!("{top}{line}\n{function}"),
+            "topics" | "schedules" | "async" => {
+                let topics = "[topic.orders]\n[topic.orders-dead]\n[topic.audit]\n";
+                format!("{top}{function}{line}\n{topics}")
+            }
             "[functions.NAME]" => {
                 let wasm = if matches!(doc.key, "wasm" | "js") { "" } else { "wasm = \"a.wasm\"\n" };
                 let build = if doc.key == "watch" { "build = \"make\"\n" } else { "" };
                 let header = if line.starts_with('[') { "[functions.api]" } else { "[functions.f]" };
                 format!(
-                    "{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[blob.uploads]\n[files.data]\n[lock]\n"
+                    "{top}{header}\n{wasm}{build}{line}\n[kv.sessions]\n[sql.main]\n[blob.uploads]\n[files.data]\n[topic.orders]\n[topic.audit]\n[lock]\n"
                 )
             }
+            "webhook" | "signature" => format!("{top}{function}[topic.orders]\n{line}\n"),
             "[functions.NAME.limits]" => format!("{top}{function}[functions.f.limits]\n{line}\n"),
             header => format!("{top}{function}{}\n{line}\n", header.replace("NAME", "main")),
         }
@@ -541,6 +924,15 @@ mod tests {
                 // No key takes a float: one that the parser does not look at would pass.
                 let line = match table.header {
                     "sticky" => format!("sticky = {{ {} = 1.5 }}", doc.key),
+                    "topics" => format!("topics = [{{ {} = 1.5 }}]", doc.key),
+                    // `timezone` is looked at only where there is a `cron`.
+                    "schedules" => match doc.key {
+                        "timezone" => "schedules = [{ cron = \"@daily\", timezone = 1.5 }]".to_owned(),
+                        key => format!("schedules = [{{ {key} = 1.5 }}]"),
+                    },
+                    "async" => format!("async = {{ {} = 1.5 }}", doc.key),
+                    "webhook" => format!("webhook = {{ {} = 1.5 }}", doc.key),
+                    "signature" => format!("webhook = {{ signature = {{ {} = 1.5 }} }}", doc.key),
                     _ => format!("{} = 1.5", doc.key),
                 };
                 let source = manifest_with(table, doc, &line);

@@ -137,7 +137,8 @@ fn not_toml(source: &Source, error: &toml_span::Error) -> Mistake {
 /// A route with its place, before clashes are looked for.
 struct PlacedRoute {
     route: RoutePattern,
-    function: String,
+    /// What it leads to, as a message has it.
+    owner: String,
     span: Span,
 }
 
@@ -164,7 +165,14 @@ impl Reader {
         let stores = self.stores(fields, name.as_ref(), &mut places);
         let mut routes = Vec::new();
         let functions = fields.get("functions").map(|field| self.functions(field, &stores, &mut places, &mut routes));
+        if let Some(functions) = &functions {
+            self.event_limits(functions, &places);
+        }
         let static_dirs = fields.get("static").map(|field| self.static_dirs(field, &mut places));
+        routes.extend(stores.topics.iter().filter_map(|(topic, config)| {
+            let route = config.webhook.as_ref()?.route();
+            Some(PlacedRoute { route, owner: format!("the webhook of `{topic}`"), span: *stores.webhooks.get(topic)? })
+        }));
         self.clashes(routes);
         let holds =
             |key| fields.get(key).is_some_and(|field| field.value.as_table().is_none_or(|table| !table.is_empty()));
@@ -189,6 +197,7 @@ impl Reader {
             blob: stores.blob,
             volumes: stores.volumes,
             locks: stores.locks,
+            topics: stores.topics,
         };
         Some((manifest, places))
     }
@@ -313,7 +322,7 @@ impl Reader {
         if let Some(field) = fields.get("routes") {
             for (text, span) in self.strings(field, MAX_ROUTES) {
                 match text.parse::<RoutePattern>() {
-                    Ok(route) => routes.push(PlacedRoute { route, function: name.escape_debug().to_string(), span }),
+                    Ok(route) => routes.push(PlacedRoute { route, owner: format!("`{}`", name.escape_debug()), span }),
                     Err(error) => self.refuse(span, error.reason, error.remedy),
                 }
             }
@@ -340,6 +349,9 @@ impl Reader {
             None => Limits::default(),
         };
         let grants = self.grants((name, at.name), is_js, fields, stores);
+        let topics = self.subscriptions(fields, stores);
+        let schedules = self.schedules(fields);
+        let asynchronous = self.asynchronous(fields, &egress, stores);
         Some(Function {
             code: code?,
             build,
@@ -350,6 +362,9 @@ impl Reader {
             instances,
             limits,
             grants,
+            topics,
+            schedules,
+            asynchronous,
         })
     }
 
@@ -588,10 +603,10 @@ impl Reader {
         let table = Router::new(routes.iter().enumerate().map(|(index, placed)| (placed.route.clone(), index)));
         for clash in table.err().unwrap_or_default() {
             let (Some(first), Some(second)) = (routes.get(clash.first.1), routes.get(clash.second.1)) else { continue };
-            let owner = if first.function == second.function {
-                format!("both of `{}`", first.function)
+            let owner = if first.owner == second.owner {
+                format!("both of {}", first.owner)
             } else {
-                format!("one of `{}` and one of `{}`", first.function, second.function)
+                format!("one of {} and one of {}", first.owner, second.owner)
             };
             self.refuse_places(
                 &[(second.span, Some("and here")), (first.span, Some("first here"))],

@@ -140,14 +140,38 @@ impl Reader {
         for value in list.iter().take(most) {
             match value.as_str() {
                 Some(text) => strings.push((text, value.span)),
-                None => self.refuse(
-                    value.span,
-                    format!("`{}` holds {}, not only strings", field.doc.key, type_of(value)),
-                    format!("write for example `{}`", field.doc.example),
-                ),
+                None => self.wrong_entry(field, value, "strings"),
             }
         }
         strings
+    }
+
+    /// A list of at most `most` strings and tables.
+    pub(super) fn list<'v, 'de>(&mut self, field: Field<'v, 'de>, most: usize) -> Vec<&'v Value<'de>> {
+        let Some(list) = field.value.as_array() else {
+            self.wrong_type(field);
+            return Vec::new();
+        };
+        self.at_most(field, list.len(), most);
+        list.iter().take(most).collect()
+    }
+
+    /// An entry of a list that is not what the list holds.
+    pub(super) fn wrong_entry(&mut self, field: Field<'_, '_>, value: &Value<'_>, what: &str) {
+        let message = format!("`{}` holds {}, not only {what}", field.doc.key, type_of(value));
+        self.refuse(value.span, message, format!("write for example `{}`", field.doc.example));
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&mut self, field: Field<'_, '_>, words: &[(&str, T)]) -> Option<T> {
+        let text = self.string(field)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let known: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+            let message = format!("`{}` is `{}`", field.doc.key, text.escape_debug());
+            self.refuse(field.value.span, message, format!("write {}", known.join(" or ")));
+        }
+        found
     }
 
     /// Refuses more than `most` entries.
@@ -171,11 +195,16 @@ impl Reader {
 
     /// A whole number within bounds.
     pub(super) fn number(&mut self, field: Field<'_, '_>, least: u32, most: u32) -> Option<u32> {
+        self.long_number(field, least.into(), most.into())?.try_into().ok()
+    }
+
+    /// A whole number within bounds that may be more than 32 bits can hold.
+    pub(super) fn long_number(&mut self, field: Field<'_, '_>, least: u64, most: u64) -> Option<u64> {
         let Some(number) = field.value.as_integer() else {
             self.wrong_type(field);
             return None;
         };
-        match u32::try_from(number) {
+        match u64::try_from(number) {
             Ok(number) if (least..=most).contains(&number) => Some(number),
             _ => {
                 self.out_of_range(field, &number.to_string(), &least.to_string(), &most.to_string());
@@ -215,7 +244,7 @@ impl Reader {
             return None;
         }
         if time.subsec_nanos() % 1_000_000 != 0 {
-            let message = format!("`{}` is {text}; limits are whole milliseconds", field.doc.key);
+            let message = format!("`{}` is {text}; times are whole milliseconds", field.doc.key);
             self.refuse(field.value.span, message, format!("write `{}ms`", time.as_millis() + 1));
             return None;
         }

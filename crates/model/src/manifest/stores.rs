@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     AppName, BlobStore, FilesStore, Grants, KvStore, Mount, MountPath, Origin, SqlStore, StoreGrant, StoreKind,
-    StoreName, VariableName,
+    StoreName, Topic, VariableName,
     grant::{
-        DEFAULT_BLOB_BYTES, DEFAULT_FILES_BYTES, GrantError, LOCKS_VARIABLE, STORE_BYTES, clashes, remedy_for_variable,
+        DEFAULT_BLOB_BYTES, DEFAULT_FILES_BYTES, GrantError, LOCKS_VARIABLE, STORE_BYTES, clashes, publish_mistake,
+        remedy_for_variable,
     },
     name::{NameError, remedy_for_name},
 };
@@ -26,6 +27,9 @@ pub(super) struct Stores<'v> {
     pub blob: BTreeMap<StoreName, BlobStore>,
     pub volumes: BTreeMap<StoreName, FilesStore>,
     pub locks: bool,
+    pub topics: BTreeMap<StoreName, Topic>,
+    /// Where the webhooks of topics stand.
+    pub webhooks: BTreeMap<StoreName, Span>,
     /// The app, when its name could be read.
     app: Option<AppName>,
     named: BTreeMap<StoreKind, Named<'v>>,
@@ -40,7 +44,7 @@ impl Stores<'_> {
         self.named.get(&kind)?.as_ref()
     }
 
-    fn has(&self, kind: StoreKind, store: &StoreName) -> bool {
+    pub(super) fn has(&self, kind: StoreKind, store: &StoreName) -> bool {
         self.named(kind).is_none_or(|names| names.contains(&store.as_str()))
     }
 
@@ -55,25 +59,36 @@ impl Stores<'_> {
             None if !self.has(kind, store) => {}
             _ => return None,
         }
-        let message = format!("the app has no {kind} store `{store}`");
+        let message = format!("the app has no {} `{store}`", kind.noun());
         let has = |other: &StoreKind| self.named(*other).is_some_and(|names| names.contains(&store.as_str()));
         if let Some(other) = StoreKind::ALL.into_iter().find(has) {
             let line = match other {
                 StoreKind::Files => format!("files = {{ {} = \"/data\" }}", key_of(&written)),
-                _ => format!("{other} = [\"{written}\"]"),
+                _ => format!("{} = [\"{written}\"]", other.grant_key()),
             };
-            return Some((message, format!("it is a {other} store: write `{line}`")));
+            return Some((message, format!("it is a {}: write `{line}`", other.noun())));
         }
+        let guess = self.guess(kind, store);
+        Some((
+            message,
+            match kind {
+                StoreKind::Topic => format!("{guess}add `[topic.{store}]`"),
+                _ => format!("{guess}add `[{kind}.{store}]`, or write `APP/{written}` for another app's"),
+            },
+        ))
+    }
+
+    /// The name of a store that was probably meant, as the beginning of a remedy; empty when none is like it.
+    pub(super) fn guess(&self, kind: StoreKind, store: &StoreName) -> String {
         // A long key is no typing error, and the distance costs the product of both lengths.
         let names = self.named(kind).into_iter().flatten().filter(|name| name.len() <= 63);
         let nearest = names.map(|name| (strsim::damerau_levenshtein(store.as_str(), name), name)).min();
-        let guess = match nearest {
+        match nearest {
             Some((distance, name)) if distance <= 1 + name.len() / 4 => {
                 format!("did you mean `{}`? Else ", name.escape_debug())
             }
             _ => String::new(),
-        };
-        Some((message, format!("{guess}add `[{kind}.{store}]`, or write `APP/{written}` for another app's")))
+        }
     }
 }
 
@@ -87,7 +102,7 @@ fn key_of(grant: &StoreGrant) -> String {
 type PlacedVariable = (String, (String, Span));
 
 impl Reader {
-    /// `[kv.NAME]`, `[sql.NAME]`, `[blob.NAME]`, `[files.NAME]` and `[lock]`.
+    /// `[kv.NAME]`, `[sql.NAME]`, `[blob.NAME]`, `[files.NAME]`, `[topic.NAME]` and `[lock]`.
     pub(super) fn stores<'v>(
         &mut self,
         fields: Fields<'v, '_>,
@@ -100,6 +115,8 @@ impl Reader {
             blob: BTreeMap::new(),
             volumes: BTreeMap::new(),
             locks: false,
+            topics: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             app: app.cloned(),
             named: BTreeMap::new(),
         };
@@ -108,6 +125,13 @@ impl Reader {
             stores.named.insert(kind, named);
             for (key, span, value) in entries {
                 let (name, fields) = self.store(kind, key, span, value);
+                if kind == StoreKind::Topic {
+                    let topic = fields.map(|fields| self.topic(fields)).unwrap_or_default();
+                    let webhook = fields.and_then(|fields| fields.get("webhook")).map(|field| field.value.span);
+                    stores.webhooks.extend(name.clone().zip(webhook));
+                    stores.topics.extend(name.map(|name| (name, topic)));
+                    continue;
+                }
                 let share = fields.map(|fields| self.share(fields, app)).unwrap_or_default();
                 // A table is asked only for the keys of its kind.
                 let get = |kinds: &[StoreKind], key| fields.filter(|_| kinds.contains(&kind))?.get(key);
@@ -131,6 +155,7 @@ impl Reader {
                         let size_bytes = size_bytes.unwrap_or(DEFAULT_FILES_BYTES);
                         stores.volumes.insert(name, FilesStore { share, size_bytes });
                     }
+                    StoreKind::Topic => {}
                 }
             }
         }
@@ -173,7 +198,7 @@ impl Reader {
         }
         let table = value.as_table();
         if table.is_none() {
-            let message = format!("the {kind} store `{}` is not a table", key.escape_debug());
+            let message = format!("the {} `{}` is not a table", kind.noun(), key.escape_debug());
             self.refuse(value.span, message, format!("write `[{kind}.NAME]` with its keys below, if it has any"));
         }
         let doc = match kind {
@@ -181,6 +206,7 @@ impl Reader {
             StoreKind::Sql => &keys::SQL,
             StoreKind::Blob => &keys::BLOB,
             StoreKind::Files => &keys::FILES,
+            StoreKind::Topic => &keys::TOPIC,
         };
         (name.ok(), table.map(|table| self.fields(table, doc)))
     }
@@ -237,7 +263,7 @@ impl Reader {
         self.path(folder, field.value.span).map(str::to_owned)
     }
 
-    /// What a function is granted: `kv`, `sql`, `blob`, `files`, `locks` and `secrets`. `function` is its name and the place of that.
+    /// What a function is granted: `kv`, `sql`, `blob`, `files`, `locks`, `secrets` and `publish`. `function` is its name and the place of that.
     pub(super) fn grants(
         &mut self,
         function: (&str, Span),
@@ -262,7 +288,8 @@ impl Reader {
             locks
         });
         let secrets = self.secrets(fields, &mut found);
-        let grants = Grants { kv, sql, blob, files, locks, secrets };
+        let publish = self.store_grants(StoreKind::Topic, fields, stores, &mut found);
+        let grants = Grants { kv, sql, blob, files, locks, secrets, publish };
         let (name, place) = (function.0.escape_debug(), function.1);
         if grants.count() > MAX_GRANTS {
             let message = format!("the function `{name}` has {} grants, the most is {MAX_GRANTS}", grants.count());
@@ -293,7 +320,7 @@ impl Reader {
         found: &mut Vec<PlacedVariable>,
     ) -> Vec<StoreGrant> {
         let mut grants: Vec<StoreGrant> = Vec::new();
-        let Some(field) = fields.get(kind.as_str()) else { return grants };
+        let Some(field) = fields.get(kind.grant_key()) else { return grants };
         for (text, span) in self.strings(field, MAX_GRANTS) {
             let known = |grant: &StoreGrant| grants.iter().any(|other| other.name() == grant.name());
             if let Some(grant) = self.store_grant(kind, text, span, stores, known) {
@@ -321,13 +348,27 @@ impl Reader {
                 return None;
             }
         };
+        if let Some(message) = publish_mistake(&grant).filter(|_| kind == StoreKind::Topic) {
+            let store = &grant.store;
+            let remedy = if stores.has(kind, store) {
+                format!("write `{store}`")
+            } else {
+                "let a function of that app publish what this one sends it over HTTP".to_owned()
+            };
+            self.refuse(span, message, remedy);
+            return None;
+        }
         if let Some((message, remedy)) = stores.refusal(kind, &grant) {
             self.refuse(span, message, remedy);
             return None;
         }
         if is_known(&grant) {
-            let message = format!("the store `{}` stands twice in `{kind}`", grant.name());
-            self.refuse(span, message, "keep one: with `:ro` for reading, without it for reading and writing");
+            let message = format!("the store `{}` stands twice in `{}`", grant.name(), kind.grant_key());
+            let remedy = match kind {
+                StoreKind::Topic => "remove one",
+                _ => "keep one: with `:ro` for reading, without it for reading and writing",
+            };
+            self.refuse(span, message, remedy);
             return None;
         }
         Some(grant)

@@ -57,6 +57,10 @@ blob = ["uploads:ro"]
 files = { data = "/data", "shop/media:ro" = "/srv/media" }
 locks = true
 secrets = ["STRIPE_KEY"]
+publish = ["orders"]
+topics = ["audit", { name = "orders", batch = 10, wait = "200ms", retries = 3, backoff = "2s", dead_letter = "dead", order_by = "key", types = ["order.*"], subjects = ["eu/*"], from = "start" }]
+schedules = [{ cron = " 0  3 * * mon ", timezone = "europe/oslo", name = "weekly", overlap = "queue", missed = "skip" }, { at = "2026-12-24T18:00:00+01:00", name = "party" }]
+async = { retries = 0, backoff = "2s", max_age = "1h", on_success = "dead", on_failure = "https://api.example.com/hook" }
 [functions.web]
 js = "src/web.tsx"
 [static]
@@ -73,6 +77,13 @@ share = ["shop"]
 size = "2GiB"
 [files.data]
 [lock]
+[topic.orders]
+retention = "30d"
+max_size = "2GiB"
+max_messages = 1_000_000
+when_full = "drop-oldest"
+[topic.dead]
+[topic.audit]
 "#;
     let parsed = Manifest::parse(source, FILE_NAME).unwrap();
     insta::assert_debug_snapshot!(parsed.manifest);
@@ -185,7 +196,7 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         (&with_function("limits = { memory = \"99999999999999999999EiB\" }"), "out of range"),
         (&with_function("limits = { cpu = \"1\" }"), "`1` is not a time with a unit"),
         (&with_function("limits = { cpu = \"1us\" }"), "`cpu` is 1us, out of range; choose a value from 1ms to 1h"),
-        (&with_function("limits = { cpu = \"1500us\" }"), "limits are whole milliseconds; write `2ms`"),
+        (&with_function("limits = { cpu = \"1500us\" }"), "times are whole milliseconds; write `2ms`"),
         (&with_function("limits = { timeout = \"25h\" }"), "choose a value from 1ms to 1day"),
         (
             &with_function("limits = { concurrency = 0 }"),
@@ -211,6 +222,223 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         assert!(lines.iter().any(|line| line.contains(expected)), "{source}\n\nexpected {expected}\ngot {lines:#?}");
         assert!(lines.iter().all(|line| line.starts_with("minnow.toml:")), "{lines:#?}");
     }
+}
+
+/// A manifest with topics and one function that has `keys`.
+fn with_topics(keys: &str) -> String {
+    format!("{}[topic.orders]\n[topic.dead]\n[kv.carts]\n", with_function(keys))
+}
+
+#[test]
+fn every_mistake_of_events_is_told_with_line_column_and_remedy() {
+    let mut wrong = Vec::new();
+    let order = |keys: &str| with_topics(&format!("topics = [{{ name = \"orders\", {keys} }}]"));
+    let schedule = |keys: &str| with_topics(&format!("schedules = [{{ {keys} }}]"));
+    let asynchronous = |keys: &str| with_topics(&format!("async = {{ {keys} }}"));
+    let many = |count: usize, entry: &str| {
+        (0..count).map(|n| entry.replace("{n}", &n.to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let hook = |webhook: &str| with_tables(&format!("[topic.o]\nwebhook = {webhook}"));
+    let hooked = |signature: &str, path: &str| {
+        hook(&format!("{{ path = \"{path}\", secret = \"KEY\", signature = {signature} }}"))
+    };
+    let functions: String = (0..11)
+        .map(|n| {
+            let schedules = many(100, "{ cron = \"@daily\", name = \"s{n}\" }");
+            format!("[functions.f{n}]\nwasm = \"a.wasm\"\nschedules = [{schedules}]\n")
+        })
+        .collect();
+    for (source, expected) in [
+        (
+            with_tables("[topic.Orders]"),
+            "4:8: `Orders` contains `O`; use only a-z, 0-9 and `-`; write for example `orders`",
+        ),
+        (with_tables("[topic]\norders = 1"), "5:10: the topic `orders` is not a table; write `[topic.NAME]`"),
+        (with_tables("[topic.o]\nshare = [\"b\"]"), "unknown key `share` in `[topic.NAME]`"),
+        (
+            with_tables("[topic.o]\nretention = \"59s\""),
+            "5:14: `retention` is 59s, out of range; choose a value from 1m to",
+        ),
+        (with_tables("[topic.o]\nretention = 7"), "`retention` is a number, not a string with a unit"),
+        (
+            with_tables("[topic.o]\nmax_size = \"1KiB\""),
+            "`max_size` is 1KiB, out of range; choose a value from 1.0 MiB to 1.0 TiB",
+        ),
+        (
+            with_tables("[topic.o]\nmax_messages = 0"),
+            "`max_messages` is 0, out of range; choose a value from 1 to 1000000000000",
+        ),
+        (
+            with_tables("[topic.o]\nwhen_full = \"drop\""),
+            "5:14: `when_full` is `drop`; write `refuse` or `drop-oldest`",
+        ),
+        (hook("1"), "5:11: `webhook` is a number, not a table; write for example `webhook = {"),
+        (hook("{}"), "5:11: the webhook has no `path`; write for example `webhook = { path ="),
+        (hook("{ path = \"/h\", signature = \"github\" }"), "5:11: the webhook has no `secret`"),
+        (hook("{ path = \"/h\", secret = \"KEY\" }"), "5:11: the webhook has no `signature`"),
+        (hook("{ paht = \"/h\" }"), "unknown key `paht` in `webhook`; did you mean `path`?"),
+        (hooked("\"github\"", "POST /h"), "5:21: a webhook takes POST only; write the path alone"),
+        (hooked("\"github\"", "/h/{id}"), "5:21: the path of a webhook has no `{name}`; write the path as it stands"),
+        (hooked("\"github\"", "h"), "5:21: a route's path starts with `/`"),
+        (hooked("\"github\"", "/.minnow/h"), "5:21: paths under `/.minnow/` are the node's own"),
+        (
+            hook("{ path = \"/h\", secret = \"my-key\", signature = \"github\" }"),
+            "5:36: not the name of a secret: the variable `my-key` contains `m`; use only A-Z, 0-9 and `_`; write for example `MY_KEY`",
+        ),
+        (hooked("\"gitlab\"", "/h"), "5:55: `signature` is `gitlab`; write `github` or `stripe` or `standard`"),
+        (hooked("true", "/h"), "5:54: `signature` is true or false, not `github`, `stripe`, `standard` or a table"),
+        (hooked("{}", "/h"), "5:54: the signature has no `header`; name the one that has the signature"),
+        (hooked("{ header = \"x y\" }", "/h"), "5:54: `header`: `x y` cannot be the name of a header"),
+        (hooked("{ header = \"x\", id_header = \"\" }", "/h"), "`id_header`: `` cannot be the name of a header"),
+        (
+            hooked("{ header = \"x\", id_header = \"X\" }", "/h"),
+            "`header` and `id_header` are both `x`; name the header",
+        ),
+        (hooked("{ header = \"x\", prefix = \"é\" }", "/h"), "`prefix` is not up to 64 visible characters of ASCII"),
+        (hooked("{ header = \"x\", encoding = \"hax\" }", "/h"), "`encoding` is `hax`; write `hex` or `base64`"),
+        (
+            hooked("{ header = \"x\", secret = \"y\" }", "/h"),
+            "unknown key `secret` in `signature`; it belongs to `webhook`",
+        ),
+        (
+            with_function("routes = [\"POST /h\"]")
+                + "[topic.o]\nwebhook = { path = \"/h\", secret = \"KEY\", signature = \"github\" }",
+            "6:11: routes `POST /h` and `POST /h` match the same requests, one of `f` and one of the webhook of `o`; remove one",
+        ),
+        (
+            hooked("\"github\"", "/h")
+                + "\n[topic.p]\nwebhook = { path = \"/h\", secret = \"KEY\", signature = \"stripe\" }",
+            "8:11: routes `POST /h` and `POST /h` match the same requests, one of the webhook of `o` and one of the webhook of `p`",
+        ),
+        (
+            with_topics("publish = [\"order\"]"),
+            "4:13: the app has no topic `order`; did you mean `orders`? Else add `[topic.order]`",
+        ),
+        (
+            with_topics("publish = [\"carts\"]"),
+            "4:13: the app has no topic `carts`; it is a kv store: write `kv = [\"carts\"]`",
+        ),
+        (
+            with_topics("kv = [\"orders\"]"),
+            "4:8: the app has no kv store `orders`; it is a topic: write `publish = [\"orders\"]`",
+        ),
+        (
+            with_topics("publish = [\"orders:ro\"]"),
+            "4:13: `orders:ro` is for reading, and a function publishes to `orders`; write `orders`",
+        ),
+        (
+            with_topics("publish = [\"b/orders\"]"),
+            "`b/orders` is a topic of `b`; a function publishes to topics of its own app only; write `orders`",
+        ),
+        (with_topics("publish = [\"b/other\"]"), "let a function of that app publish what this one sends it over HTTP"),
+        (
+            with_topics("publish = [\"orders\", \"orders\"]"),
+            "4:23: the store `orders` stands twice in `publish`; remove one",
+        ),
+        (
+            with_topics("publish = [\"orders\"]\nsecrets = [\"ORDERS\"]"),
+            "the function `f` has two things called `ORDERS`: the secret `ORDERS` and the topic `orders`",
+        ),
+        (with_topics("topics = \"orders\""), "4:11: `topics` is a string, not a list of strings and tables"),
+        (with_topics("topics = [1]"), "4:11: `topics` holds a number, not only strings and tables"),
+        (
+            with_topics("topics = [\"order\"]"),
+            "4:12: the app has no topic `order`; did you mean `orders`? Else add `[topic.order]`",
+        ),
+        (
+            with_topics("topics = [\"b/orders\"]"),
+            "4:12: `b/orders` is no topic of this app; a function follows topics of its own app",
+        ),
+        (with_topics("topics = [\"orders:ro\"]"), "following it takes no grant: write `orders`"),
+        (with_topics("topics = [\"Orders\"]"), "not the name of a topic: `Orders` contains `O`"),
+        (with_topics("topics = [{ batch = 2 }]"), "4:11: an entry of `topics` has no `name`; name the topic, as"),
+        (
+            with_topics("topics = [\"orders\", { name = \"orders\" }]"),
+            "4:21: the topic `orders` stands twice in `topics`",
+        ),
+        (order("bacth = 1"), "unknown key `bacth` in `topics`; did you mean `batch`?"),
+        (order("batch = 0"), "`batch` is 0, out of range; choose a value from 1 to 1000"),
+        (order("batch = 2, wait = \"61s\""), "`wait` is 61s, out of range; choose a value from 0s to 1m"),
+        (order("wait = \"1s\""), "`wait` does nothing without `batch`; add `batch`"),
+        (order("retries = -1"), "`retries` is -1, out of range; choose a value from 0 to 1000"),
+        (order("backoff = \"soon\""), "`soon` is not a range of times; write for example `topics = [{"),
+        (order("backoff = \"1s..\""), "`1s..` is not a range of times"),
+        (order("backoff = \"10ms..1s\""), "`backoff` is 10ms..1s, out of range; choose times from 100ms to 1day"),
+        (order("backoff = \"5m..1s\""), "`backoff` is 5m..1s, which begins with the longer time; write `1s..5m`"),
+        (order("dead_letter = \"other\""), "the app has no topic `other`"),
+        (
+            order("dead_letter = \"orders\""),
+            "2:12: dead letters go in a circle: `orders` → `orders`; let the last topic's",
+        ),
+        (
+            with_topics(
+                "topics = [{ name = \"orders\", dead_letter = \"dead\" }, { name = \"dead\", dead_letter = \"orders\" }]",
+            ),
+            "dead letters go in a circle: `dead` → `orders` → `dead`",
+        ),
+        (
+            order("order_by = \"customer_id\""),
+            "`customer_id` is not the name of an attribute: use 1 to 20 of a-z and 0-9; write `key`",
+        ),
+        (order("order_by = \"time\""), "by `time` no messages belong together; write `key`"),
+        (order("order_by = \"datacontenttype\""), "by `datacontenttype` no messages belong together"),
+        (order("order_by = \"specversion\""), "by `specversion` no messages belong together"),
+        (order("types = [\"*.created\"]"), "`*.created` has a `*` that is not its end; write for example"),
+        (order("subjects = [\"\"]"), "a pattern needs at least one character"),
+        (order(&format!("types = [{}]", many(21, "\"a{n}\""))), "`types` has 21 entries, the most is 20"),
+        (order("from = \"end\""), "`from` is `end`; write `now` or `start`"),
+        (with_topics("schedules = [\"@daily\"]"), "4:15: `schedules` holds a string, not only tables"),
+        (schedule("cron = \"@daily\""), "4:14: a schedule has no `name`; give it one, as `name = \"nightly\"`"),
+        (schedule("cron = \"@daily\", name = \"My Job\""), "`My Job` contains `M`"),
+        (schedule("name = \"a\""), "4:14: a schedule has neither `cron` nor `at`"),
+        (
+            schedule("name = \"a\", cron = \"@daily\", at = \"2026-12-24T18:00:00Z\""),
+            "a schedule has both `cron` and `at`; keep `cron`",
+        ),
+        (schedule("name = \"a\", cron = \"0 0 30 2 *\""), "4:36: `0 0 30 2 *` is never due"),
+        (schedule("name = \"a\", cron = \"* * * *\""), "`* * * *` has 4 fields; write five fields"),
+        (schedule("name = \"a\", cron = \"@daily\", timezone = \"Oslo\""), "there is no time zone `Oslo`"),
+        (schedule("name = \"a\", cron = \"@every 1s\", timezone = \"UTC\""), "`@every` knows no time zone"),
+        (schedule("name = \"a\", at = \"tomorrow\""), "`tomorrow` is not a time with an offset"),
+        (
+            schedule("name = \"a\", at = \"2026-12-24T18:00:00Z\", timezone = \"UTC\""),
+            "`timezone` does nothing beside `at`",
+        ),
+        (schedule("name = \"a\", cron = \"@daily\", overlap = \"run\""), "`overlap` is `run`; write `skip` or `queue`"),
+        (schedule("name = \"a\", cron = \"@daily\", missed = \"all\""), "`missed` is `all`; write `once` or `skip`"),
+        (
+            with_topics("schedules = [{ cron = \"@daily\", name = \"a\" }, { cron = \"@hourly\", name = \"a\" }]"),
+            "4:47: the schedule `a` stands twice; give each its own name",
+        ),
+        (
+            with_topics(&format!("schedules = [{}]", many(101, "{ cron = \"@daily\", name = \"s{n}\" }"))),
+            "`schedules` has 101 entries, the most is 100",
+        ),
+        (with_topics(&format!("topics = [{}]", many(101, "\"orders\""))), "`topics` has 101 entries, the most is 100"),
+        (format!("name = \"a\"\n{functions}"), "the app has more than 1000 schedules, which is the most"),
+        (with_topics("async = true"), "4:9: `async` is true or false, not a table"),
+        (asynchronous("max_tries = 2"), "unknown key `max_tries` in `async`"),
+        (asynchronous("retries = 1001"), "`retries` is 1001, out of range; choose a value from 0 to 1000"),
+        (asynchronous("backoff = \"1ms\""), "`backoff` is 1ms, out of range; choose times from 100ms to 1day"),
+        (asynchronous("max_age = \"8days\""), "`max_age` is 8days, out of range; choose a value from 1s to 7days"),
+        (asynchronous("on_success = \"order\""), "4:25: the app has no topic `order`; did you mean `orders`?"),
+        (
+            asynchronous("on_failure = \"https://ops.example/hook?a\""),
+            "4:25: the function's `egress` does not allow `https://ops.example`; add it: `egress = [\"https://ops.example\"]`",
+        ),
+        (asynchronous("on_failure = \"ftp://ops.example\""), "`ftp` is not a scheme that functions can call"),
+        (
+            with_tables(&(0..101).map(|n| format!("[topic.t{n}]\n")).collect::<String>()),
+            "`topic` has 101 entries, the most is 100",
+        ),
+    ] {
+        let lines = lines(&source);
+        if !lines.iter().any(|line| line.contains(expected)) {
+            let source = source.chars().take(300).collect::<String>();
+            wrong.push(format!("{source}\nexpected {expected}\ngot {lines:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[test]

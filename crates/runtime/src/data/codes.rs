@@ -2,7 +2,7 @@
 //! speak HTTP with the node.
 
 use minnow_model::Code;
-use minnow_store::{BucketError, KvError, LockError, SqlError, StoreError};
+use minnow_store::{BucketError, KvError, LockError, SqlError, StoreError, TopicError};
 
 /// Of what lies beneath all kinds of stores.
 pub fn of_store(error: &StoreError) -> Code {
@@ -59,5 +59,18 @@ pub fn of_lock(error: &LockError) -> Code {
         LockError::Name(_) | LockError::Lease(_) => Code::Invalid,
         LockError::TooManyHeld | LockError::TooManyWaiting => Code::Conflict,
         LockError::Store(error) => of_store(error),
+    }
+}
+
+pub fn of_topic(error: &TopicError) -> Code {
+    match error {
+        TopicError::Event(_) => Code::InvalidEvent,
+        TopicError::Full(_) => Code::StorageFull,
+        TopicError::NoConsumer(_) | TopicError::NoSuchMessage(_) => Code::NotFound,
+        TopicError::Busy | TopicError::Unavailable(_) => Code::BrokerUnavailable,
+        TopicError::Corrupt { .. } => Code::StoreDamaged,
+        TopicError::Store(error) => of_store(error),
+        error if error.is_refusal() => Code::Invalid,
+        _ => Code::Internal,
     }
 }

@@ -6,6 +6,7 @@ pub mod codes;
 pub(crate) mod local;
 pub mod range;
 pub mod signed;
+pub mod topics;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,9 @@ use std::{
 };
 
 use minnow_model::{AppName, FunctionName, MountPath, StoreId, StoreKind, StoreName};
-use minnow_store::{Buckets, DataDir, Kv, Locks, Sql, StoreError, Volumes, kv::Clock, sql::SqlLimits};
+use minnow_store::{
+    Buckets, DataDir, Kv, Locks, Sql, StoreError, Topics, Volumes, kv::Clock, sql::SqlLimits, topic::TopicRules,
+};
 
 use crate::{Function, meter::monotonic_ns};
 
@@ -28,6 +31,7 @@ pub struct Data {
     pub locks: Locks,
     pub volumes: Volumes,
     pub buckets: Buckets,
+    pub topics: Topics,
     /// Makes and checks the signed URLs of blobs. It has its keys once the control plane has opened the vault.
     pub signer: Arc<Signer>,
 }
@@ -39,6 +43,7 @@ impl Data {
             kv: Kv::open(&dir.kv(), Arc::clone(&clock))?,
             sql: Sql::open(&dir.sql(), limits)?,
             buckets: Buckets::open(&dir.blob(), Arc::clone(&clock))?,
+            topics: Topics::open(&dir.topic(), Arc::clone(&clock))?,
             locks: Locks::open(&dir.lock_tokens(), Arc::clone(&clock))?,
             volumes: Volumes::open(&dir.files(), &dir.tmp())?,
             signer: Arc::new(Signer::new(clock)),
@@ -53,11 +58,13 @@ pub struct GrantedStore {
     pub read_only: bool,
     /// What JavaScript has it under in `env`.
     pub variable: String,
-    /// The most bytes of a bucket or a volume, as the manifest of its app says; 0 for other kinds, whose bound is the same for
+    /// The most bytes of a bucket, a volume or a topic, as the manifest of its app says; 0 for other kinds, whose bound is the same for
     /// all.
     pub size_bytes: u64,
     /// Where the function finds a volume; `None` for other kinds.
     pub mount: Option<MountPath>,
+    /// What a topic may hold, as the manifest of its app says; `None` for other kinds.
+    pub topic: Option<TopicRules>,
 }
 
 /// Everything that a function was granted. Stores by the name that the function's manifest gives them: `STORE` or `APP/STORE`.
@@ -67,6 +74,8 @@ pub struct Granted {
     pub sql: BTreeMap<String, GrantedStore>,
     pub blob: BTreeMap<String, GrantedStore>,
     pub files: BTreeMap<String, GrantedStore>,
+    /// The topics that it may publish to.
+    pub topic: BTreeMap<String, GrantedStore>,
     pub locks: bool,
     /// Stores of other apps that the manifest names, and that their owner does not share, or not any more. The function is told
     /// so when it uses one.
@@ -97,6 +106,7 @@ impl Granted {
             StoreKind::Sql => &self.sql,
             StoreKind::Blob => &self.blob,
             StoreKind::Files => &self.files,
+            StoreKind::Topic => &self.topic,
         }
     }
 }
@@ -111,11 +121,11 @@ pub(crate) enum Need {
 /// Why a function does not get what it asks for. The function is told so in these words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
-    #[error("the function has no {} store `{name}`; add `{}` to `[functions.{function}]`", kind.as_str(), grant_of(*kind, name))]
+    #[error("the function has no {} `{name}`; add `{}` to `[functions.{function}]`", kind.noun(), grant_of(*kind, name))]
     NotGranted { kind: StoreKind, name: String, function: FunctionName },
-    #[error("`{owner}` does not share its {} store `{store}` with this app any more; add `share = [\"{app}\"]` to `[{}.{store}]` of `{owner}` and deploy it", kind.as_str(), kind.as_str())]
+    #[error("`{owner}` does not share its {} `{store}` with this app any more; add `share = [\"{app}\"]` to `[{}.{store}]` of `{owner}` and deploy it", kind.noun(), kind.as_str())]
     Withdrawn { kind: StoreKind, owner: AppName, store: StoreName, app: AppName },
-    #[error("the {} store `{name}` is granted for reading only; write `{name}` without `:ro` to let the function change it", kind.as_str())]
+    #[error("the {} `{name}` is granted for reading only; write `{name}` without `:ro` to let the function change it", kind.noun())]
     ReadOnly { kind: StoreKind, name: String },
     #[error("the function has no locks; add `locks = true` to `[functions.{0}]` and a table `[lock]`")]
     NoLocks(FunctionName),
@@ -125,7 +135,7 @@ pub(crate) enum Denied {
 fn grant_of(kind: StoreKind, name: &str) -> String {
     match kind {
         StoreKind::Files => format!("files = {{ \"{name}\" = \"/data\" }}"),
-        _ => format!("{kind} = [\"{name}\"]"),
+        _ => format!("{} = [\"{name}\"]", kind.grant_key()),
     }
 }
 

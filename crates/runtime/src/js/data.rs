@@ -10,6 +10,7 @@ mod failure;
 mod files;
 mod frame;
 mod held;
+mod topics;
 
 use std::{
     collections::HashMap,
@@ -388,6 +389,9 @@ where
                 let lock = run()?.locks.remove(lock);
                 Ok(Answer::Held { held: lock.is_some_and(Held::release) })
             }
+            Asks::TopicSend { messages } => {
+                Ok(Answer::Sent { sent: topics::send(function, &asked.store, messages, frame).await? })
+            }
             Asks::Blob(asks) => {
                 let answer = blobs::call(function, &asked.store, &self.begun, run, asks, frame, payload).await?;
                 Ok(Answer::Blob(answer))
@@ -457,6 +461,7 @@ enum Asks {
     LockAcquire { name: String, lease_ms: u64, wait_ms: u64 },
     LockRenew { lock: u64, lease_ms: u64 },
     LockRelease { lock: u64 },
+    TopicSend { messages: Vec<topics::WireMessage> },
     Blob(blobs::Asks),
     File(files::Asks),
 }
@@ -530,6 +535,7 @@ enum Answer {
     Statements { statements: u64 },
     Lock { lock: Option<u64>, token: Option<String> },
     Held { held: bool },
+    Sent { sent: Vec<topics::WireSent> },
     Blob(blobs::Answer),
     File(files::Answer),
     Failed { code: Code, message: String },

@@ -8,6 +8,7 @@
 
 mod clock;
 mod data;
+mod handlers;
 mod last_words;
 mod lines;
 mod outbound;
@@ -71,6 +72,8 @@ const BOOTSTRAP: &str = concat!(
     include_str!("bootstrap/data.js"),
     include_str!("bootstrap/blobs.js"),
     include_str!("bootstrap/files.js"),
+    include_str!("bootstrap/topics.js"),
+    include_str!("bootstrap/events.js"),
     include_str!("bootstrap/seal.js"),
     include_str!("bootstrap/load.js"),
 );
@@ -254,11 +257,12 @@ impl Engine {
         process.done()
     }
 
-    /// Loads the function's module once, to see that it can be loaded.
+    /// Loads the function's module once, to see that it can be loaded, and that it has a handler for all that the function is run for.
     pub(crate) async fn check(&self, function: &Arc<Function>) -> Result<(), LoadFailure> {
         let process = self.start(function, Use::Check).await?;
         process.end(Ending::Unneeded);
-        Ok(())
+        let lacks = process.handlers().lacks(function.spec());
+        if lacks.is_empty() { Ok(()) } else { Err(LoadFailure::Module(lacks.join("; "))) }
     }
 
     /// Where the machine forbids a wall, only one tenant's functions may run: what is behind it is its own.

@@ -29,6 +29,7 @@ use super::{
     Reserved,
     clock::{Began, Clock, CpuClock},
     data::{self, HeldLocks, HeldOpen},
+    handlers::Handlers,
     outbound,
     sandbox::{Running, Started},
 };
@@ -159,6 +160,8 @@ pub(super) struct Process {
     next_call: AtomicU64,
     /// The function that it serves, once that is loaded.
     pub(super) function: OnceLock<Weak<Function>>,
+    /// What the function's module handles, once that is loaded.
+    handlers: OnceLock<Handlers>,
     /// Why it is being ended; the first reason stays.
     pub(super) asked: OnceLock<Ending>,
     pub(super) ended: watch::Sender<Option<Ending>>,
@@ -242,6 +245,7 @@ impl Process {
             calls: Mutex::default(),
             next_call: AtomicU64::new(0),
             function: OnceLock::new(),
+            handlers: OnceLock::new(),
             asked: OnceLock::new(),
             ended: watch::Sender::new(None),
             is_loaded: AtomicBool::new(false),
@@ -257,6 +261,11 @@ impl Process {
         let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr)?;
         tokio::spawn(Arc::clone(&process).watch(stdout, stderr));
         Ok(process)
+    }
+
+    /// What the function's module handles; nothing before it is loaded.
+    pub(super) fn handlers(&self) -> Handlers {
+        self.handlers.get().copied().unwrap_or_default()
     }
 
     /// Waits until the process listens.
@@ -279,6 +288,9 @@ impl Process {
             Ok(sender) => self.load_into(function, module, &began, sender).await,
             Err(error) => Err(LoadFailure::Crashed(format!("it takes no connection: {error}"))),
         };
+        let loaded = loaded.map(|handlers| {
+            let _ = self.handlers.set(handlers);
+        });
         self.clock.end(&began, loaded.is_ok());
         self.touch();
         self.is_loaded.store(loaded.is_ok(), Relaxed);
@@ -291,7 +303,7 @@ impl Process {
         module: Bytes,
         began: &Began,
         sender: SendRequest<Body>,
-    ) -> Result<(), LoadFailure> {
+    ) -> Result<Handlers, LoadFailure> {
         let spec = function.spec();
         let _ = self.function.set(Arc::downgrade(function));
         // From now on there is something to watch.
@@ -340,10 +352,10 @@ impl Process {
 
     async fn watch_load(
         &self,
-        loading: impl Future<Output = Option<Result<(), LoadFailure>>>,
+        loading: impl Future<Output = Option<Result<Handlers, LoadFailure>>>,
         began: &Began,
         limits: &Limits,
-    ) -> Result<(), LoadFailure> {
+    ) -> Result<Handlers, LoadFailure> {
         let most_cpu = limits.cpu.max(LEAST_LOAD_CPU);
         let most_time = limits.timeout.clamp(LEAST_LOAD_TIME, MOST_LOAD_TIME);
         let mut loading = std::pin::pin!(loading);
@@ -598,7 +610,7 @@ impl Process {
 }
 
 /// Sends a function's module. `None`: the connection broke off.
-async fn post_load(mut sender: SendRequest<Body>, request: Request<Body>) -> Option<Result<(), LoadFailure>> {
+async fn post_load(mut sender: SendRequest<Body>, request: Request<Body>) -> Option<Result<Handlers, LoadFailure>> {
     let response = sender.send_request(request).await.ok()?;
     let is_loaded = response.status().is_success();
     let body = match http_body_util::Limited::new(response.into_body(), MAX_HEAD_BYTES).collect().await {
@@ -609,7 +621,10 @@ async fn post_load(mut sender: SendRequest<Body>, request: Request<Body>) -> Opt
         Err(_) => return None,
     };
     if is_loaded {
-        return Some(Ok(()));
+        let handlers = Handlers::read(&body);
+        return Some(
+            handlers.map_err(|error| LoadFailure::Crashed(format!("it says nothing of its handlers: {error}"))),
+        );
     }
     #[derive(serde::Deserialize)]
     struct Refused {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::process::{CallGuard, Ending, LoadFailure, MAX_HEAD_BYTES, Process, REQUEST};
 use crate::{
+    deliver::EventKind,
     invocation::{Body, BodyError, Invocation, Upgrade},
     meter::Run,
     runtime::Place,
@@ -28,6 +29,8 @@ use crate::{
 };
 
 static FAILURE: HeaderName = HeaderName::from_static("x-minnow-failure");
+/// What the request is, where it is none of a client.
+static EVENT: HeaderName = HeaderName::from_static("x-minnow-event");
 static WAITS: HeaderName = HeaderName::from_static("x-minnow-waits");
 
 /// Connections tried for one request: one that was idle may have been closed at this moment.
@@ -99,6 +102,13 @@ fn has_no_server(error: &io::Error) -> bool {
 /// The request as the process gets it.
 fn to_process(run: &Arc<Run>, invocation: Invocation) -> Request<Body> {
     let (mut head, body) = invocation.request.into_parts();
+    // A client may have sent one.
+    head.headers.remove(&EVENT);
+    match head.extensions.remove::<EventKind>() {
+        Some(EventKind::Messages) => drop(head.headers.insert(&EVENT, HeaderValue::from_static("queue"))),
+        Some(EventKind::Tick) => drop(head.headers.insert(&EVENT, HeaderValue::from_static("scheduled"))),
+        None => {}
+    }
     if !head.headers.contains_key(HOST) {
         let host = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
         head.headers.insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));

@@ -7,7 +7,7 @@ use wasmtime::{Engine, Module, component::Component};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
-use super::{engine::Engines, files, state::GuestState};
+use super::{data::messaging::bindings::MessagingCorePre, engine::Engines, files, state::GuestState};
 use crate::kind::GuestKind;
 
 /// One piece of code, linked once for all functions that use it.
@@ -22,6 +22,8 @@ pub(crate) struct Code {
 /// The code with its imports resolved: an instance is made from it without any look-up.
 pub(super) enum Entry {
     Http02(ProxyPre<GuestState>),
+    Http02Messaging(ProxyPre<GuestState>, MessagingCorePre<GuestState>),
+    Messaging(MessagingCorePre<GuestState>),
     Http03(ServicePre<GuestState>),
     Command(CommandPre<GuestState>),
     CommandCore {
@@ -52,6 +54,19 @@ impl LoadError {
     }
 }
 
+/// An import that the node does not have, or not in this form.
+fn link_error(error: wasmtime::Error) -> LoadError {
+    if format!("{error:#}").contains("wasi:messaging/") { other_shape(error) } else { LoadError::Link(error) }
+}
+
+/// Several shapes of `wasi:messaging` have had the same version number.
+fn other_shape(error: wasmtime::Error) -> LoadError {
+    LoadError::Link(error.context(
+        "of wasi:messaging Minnow has `types`, `producer` and `incoming-handler` of 0.2.0-draft in its last shape, where `handle` takes one \
+         message and a message is made of its data; build against wit/messaging-draft",
+    ))
+}
+
 impl Code {
     /// Maps the artifact and resolves its imports. Takes about 0.2 ms for 300 KB.
     pub(crate) fn load(engines: &Engines, path: &Path, kind: GuestKind) -> Result<Self, LoadError> {
@@ -70,9 +85,14 @@ impl Code {
                 }
                 _ => {
                     let component = Component::deserialize_file(&linked.engine, path).map_err(LoadError::Map)?;
-                    let pre = linked.components.instantiate_pre(&component).map_err(LoadError::Link)?;
+                    let pre = linked.components.instantiate_pre(&component).map_err(link_error)?;
                     match kind {
                         GuestKind::Http02 => Entry::Http02(ProxyPre::new(pre).map_err(LoadError::Link)?),
+                        GuestKind::Http02Messaging => Entry::Http02Messaging(
+                            ProxyPre::new(pre.clone()).map_err(LoadError::Link)?,
+                            MessagingCorePre::new(pre).map_err(other_shape)?,
+                        ),
+                        GuestKind::Messaging => Entry::Messaging(MessagingCorePre::new(pre).map_err(other_shape)?),
                         GuestKind::Http03 => Entry::Http03(ServicePre::new(pre).map_err(LoadError::Link)?),
                         GuestKind::Command | GuestKind::CommandCore => {
                             Entry::Command(CommandPre::new(pre).map_err(LoadError::Link)?)

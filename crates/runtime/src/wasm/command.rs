@@ -117,7 +117,9 @@ async fn call(
             let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
             start.call_async(&mut store, ()).await
         }
-        Entry::Http02(_) | Entry::Http03(_) => wasmtime::bail!("not a command"),
+        Entry::Http02(_) | Entry::Http02Messaging(..) | Entry::Messaging(_) | Entry::Http03(_) => {
+            wasmtime::bail!("not a command")
+        }
     };
     match result {
         Err(error) if error.downcast_ref::<I32Exit>().is_none_or(|exit| exit.0 != 0) => Err(error),

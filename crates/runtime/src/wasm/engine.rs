@@ -23,7 +23,11 @@ pub(crate) enum Flavor {
 impl From<GuestKind> for Flavor {
     fn from(kind: GuestKind) -> Self {
         match kind {
-            GuestKind::Http02 | GuestKind::Command | GuestKind::CommandCore => Self::Sync,
+            GuestKind::Http02
+            | GuestKind::Http02Messaging
+            | GuestKind::Messaging
+            | GuestKind::Command
+            | GuestKind::CommandCore => Self::Sync,
             GuestKind::Http03 => Self::Async,
         }
     }

@@ -103,7 +103,9 @@ async fn call(code: &Arc<Code>, run: &Arc<Run>, invocation: Invocation, answer: 
 }
 
 async fn instantiate(code: &Arc<Code>, run: &Arc<Run>) -> wasmtime::Result<WarmInstance> {
-    let Entry::Http02(pre) = &code.entry else { wasmtime::bail!("not an HTTP 0.2 component") };
+    let (Entry::Http02(pre) | Entry::Http02Messaging(pre, _)) = &code.entry else {
+        wasmtime::bail!("not an HTTP 0.2 component")
+    };
     let began = Instant::now();
     let mut store = state::store(code, GuestState::new(&run.function, Owner::Run(Arc::clone(run))));
     let proxy = pre.instantiate_async(&mut store).await?;

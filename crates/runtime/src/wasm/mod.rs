@@ -2,7 +2,7 @@
 //! and the outbound client see wasmtime.
 //!
 //! `engine` configures it, `code` maps compiled artifacts, `state` is what one sandbox holds. `http02`, `http03` and `command`
-//! call the three kinds of guest: `reuse03` in shared instances, `first_piece` sends short responses whole, `cgi` speaks
+//! call the three kinds of guest for requests, `messaging` calls one for messages: `reuse03` in shared instances, `first_piece` sends short responses whole, `cgi` speaks
 //! RFC 3875 with commands. `data` gives guests their stores, `files` their volumes and `/tmp`. `output` turns what a guest prints into log lines, `failure` what went wrong into a code.
 
 mod cgi;
@@ -15,6 +15,7 @@ mod files;
 mod first_piece;
 mod http02;
 mod http03;
+mod messaging;
 mod output;
 mod reuse03;
 mod state;
@@ -37,7 +38,10 @@ pub(crate) use reuse03::Crew;
 pub(crate) use state::Owner;
 use tokio::{sync::oneshot, task::JoinHandle};
 
+use minnow_model::problem::Code as ProblemCode;
+
 use crate::{
+    Batch,
     invocation::{Body, BodyError, Invocation},
     kind::GuestKind,
     meter::Run,
@@ -57,9 +61,21 @@ pub(crate) fn start(
     invocation: Invocation,
 ) -> (oneshot::Receiver<Answer>, Option<JoinHandle<()>>) {
     let (answer, receiver) = oneshot::channel();
+    let mut invocation = invocation;
+    // Of a kind that takes them; all others get them as a request.
+    if let Some(batch) = invocation.request.extensions_mut().remove::<Arc<Batch>>() {
+        return (receiver, Some(tokio::spawn(Box::pin(messaging::serve(code, run, place, batch, answer)))));
+    }
     // Boxed, since tokio moves a task's future several times on its way in and out: 3.4 KB each time for a 0.2 guest.
     let task = match code.kind() {
-        GuestKind::Http02 => tokio::spawn(Box::pin(http02::serve(code, run, place, invocation, answer))),
+        GuestKind::Messaging => {
+            let message = "the function takes messages and no requests: it exports no handler of wasi:http";
+            note_guest_failure(&run, ProblemCode::NoResponse, message.into());
+            return (receiver, None);
+        }
+        GuestKind::Http02 | GuestKind::Http02Messaging => {
+            tokio::spawn(Box::pin(http02::serve(code, run, place, invocation, answer)))
+        }
         GuestKind::Http03 => return http03::start(code, run, place, invocation, answer, receiver),
         GuestKind::Command | GuestKind::CommandCore => {
             tokio::spawn(Box::pin(command::serve(code, run, place, invocation, answer)))

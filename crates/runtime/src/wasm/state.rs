@@ -520,6 +520,10 @@ mod tests {
             egress: Arc::new([format!("http://{host}").parse().unwrap()]),
             instances: Default::default(),
             limits: Default::default(),
+            subscriptions: Arc::default(),
+            schedules: Arc::default(),
+            asynchronous: None,
+            has_routes: true,
         };
         Function::new(&Runtime::new(config, logs, Metrics::new("test")).unwrap(), spec)
     }

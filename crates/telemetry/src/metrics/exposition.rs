@@ -34,6 +34,7 @@ impl Collector for Exposition {
             })
             .collect();
         encode_functions(&mut encoder, &functions)?;
+        instruments.events.encode(&mut encoder)?;
         encode_node(&mut encoder, instruments)?;
         encode_process(&mut encoder)
     }
@@ -165,13 +166,14 @@ fn encode_node(encoder: &mut DescriptorEncoder<'_>, instruments: &Instruments) -
         (
             "minnow_gateway_requests",
             &instruments.gateway,
-            "Requests that reached no function, static file or blob, by status class and problem code",
+            "Requests that reached no function, static file, blob or webhook, by status class and problem code",
         ),
         (
             "minnow_blob_requests",
             &instruments.blobs,
             "Requests to signed URLs of blobs, by status class and problem code",
         ),
+        ("minnow_webhook_requests", &instruments.webhooks, "Requests to webhooks, by status class and problem code"),
         ("minnow_static_requests", &instruments.statics, "Requests that static files answered, by status class"),
     ];
     for (name, responses, help) in responses {
@@ -281,6 +283,7 @@ mod tests {
         metrics.gateway_request(404, Some(Code::UnknownApp));
         metrics.static_request(304);
         metrics.blob_request(403, Some(Code::SignatureExpired));
+        metrics.webhook_request(403, Some(Code::SignatureInvalid));
         metrics.compiled(Duration::from_millis(130));
         metrics.loaded_code_bytes().set(4096);
         metrics.apps().set(1);
@@ -313,6 +316,7 @@ mod tests {
             (r#"minnow_gateway_requests_total{status="4xx",code="unknown_app"}"#, 1.0),
             (r#"minnow_static_requests_total{status="3xx",code=""}"#, 1.0),
             (r#"minnow_blob_requests_total{status="4xx",code="signature_expired"}"#, 1.0),
+            (r#"minnow_webhook_requests_total{status="4xx",code="signature_invalid"}"#, 1.0),
             ("minnow_compile_duration_seconds_count", 1.0),
             ("minnow_connections", 1.0),
             ("minnow_loaded_code_bytes", 4096.0),

@@ -1,4 +1,4 @@
-//! bench/plain-data: gets in a plain loop, from Redis and from SQLite.
+//! bench/plain-data: gets in a plain loop, from Redis and from SQLite; messages over Redis and NATS.
 
 use std::{
     net::SocketAddr,
@@ -14,10 +14,10 @@ use crate::bench::{Setup, machine::on_core, peers::plain_program, server::server
 use super::Gets;
 
 /// The program, built.
-pub(super) struct Plain(PathBuf);
+pub(in crate::bench) struct Plain(PathBuf);
 
 impl Plain {
-    pub(super) fn build(setup: &Setup) -> Result<Self> {
+    pub(in crate::bench) fn build(setup: &Setup) -> Result<Self> {
         Ok(Self(plain_program(setup, "plain-data")?))
     }
 
@@ -33,14 +33,30 @@ impl Plain {
     }
 
     fn gets(&self, setup: &Setup, core: usize, arguments: &[&str]) -> Result<Gets> {
+        self.times(setup, core, arguments)
+    }
+
+    /// Runs the program on a core, for a round: nanoseconds, one a line.
+    pub(in crate::bench) fn times(
+        &self,
+        setup: &Setup,
+        core: usize,
+        arguments: &[impl AsRef<str>],
+    ) -> Result<Vec<Duration>> {
+        let text = self.run(setup, core, arguments)?;
+        let times = text.lines().map(|line| Ok(Duration::from_nanos(line.parse()?))).collect::<Result<Vec<_>>>()?;
+        ensure!(!times.is_empty(), "plain-data measured nothing");
+        Ok(times)
+    }
+
+    /// Runs the program on a core, for a round, and answers what it prints.
+    pub(in crate::bench) fn run(&self, setup: &Setup, core: usize, arguments: &[impl AsRef<str>]) -> Result<String> {
+        let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
         let mut command = server_command(&self.0);
-        command.args(arguments).arg(setup.round.as_millis().to_string()).stdin(Stdio::null());
+        command.args(&arguments).arg(setup.round.as_millis().to_string()).stdin(Stdio::null());
         let output = on_core(core, || command.output().context("cannot start plain-data"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "plain-data {} failed: {errors}", arguments.join(" "));
-        let text = String::from_utf8(output.stdout)?;
-        let gets = text.lines().map(|line| Ok(Duration::from_nanos(line.parse()?))).collect::<Result<Gets>>()?;
-        ensure!(!gets.is_empty(), "plain-data {} measured nothing", arguments.join(" "));
-        Ok(gets)
+        Ok(String::from_utf8(output.stdout)?)
     }
 }

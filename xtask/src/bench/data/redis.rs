@@ -29,7 +29,7 @@ pub(super) struct Sets {
 }
 
 /// Starts a Redis on this core.
-pub(super) fn start(setup: &Setup, core: usize) -> Result<Peer> {
+pub(in crate::bench) fn start(setup: &Setup, core: usize) -> Result<Peer> {
     require(&[("redis-server", "redis-server"), ("redis-benchmark", "redis-tools")])?;
     let address = free_address()?;
     let name = format!("redis-{core}");

@@ -704,6 +704,8 @@ function storeOf(kind, name) {
       return new Bucket(name);
     case "files":
       return new Volume(name);
+    case "topic":
+      return new Topic(name);
   }
 }
 

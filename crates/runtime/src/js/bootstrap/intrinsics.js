@@ -1,5 +1,5 @@
 // The script that runs in every process before the function's module. Its files are joined in this order into one ES
-// module: intrinsics, records, invocation, fetch, websocket, data, blobs, files, seal, load.
+// module: intrinsics, records, invocation, fetch, websocket, data, blobs, files, topics, events, seal, load.
 //
 // The function's module shares this realm and may replace whatever it can reach: `Promise.prototype.then`,
 // `JSON.stringify`, `Headers`. So all that is used after that module was imported is taken here, before, and kept in module

@@ -13,6 +13,10 @@ class Invocation {
     this.answered = false;
     /** Promises of `waitUntil` that have not settled. */
     this.open = 0;
+    /** One of them was rejected. */
+    this.rejected = false;
+    /** Called when the last of them has settled: an event is not answered before. */
+    this.drained = null;
     this.waiting = false;
   }
 }
@@ -40,9 +44,11 @@ async function waitFor(promise, invocation) {
   try {
     await promise;
   } catch (error) {
+    invocation.rejected = true;
     log("error", `waitUntil: ${describe(error)}`, invocation.id);
   }
   invocation.open--;
+  if (invocation.open === 0) invocation.drained?.();
   if (invocation.open === 0 && invocation.waiting) {
     invocation.waiting = false;
     record(`{"t":"done","r":"${invocation.id}"}`);

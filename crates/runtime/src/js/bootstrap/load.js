@@ -1,7 +1,7 @@
 // The server: takes the function's module, then serves its requests.
 
-/** What `export default` or `Deno.serve` gave, by the event that it handles; `queue` and `scheduled` will stand beside. */
-const handlers = { __proto__: null, fetch: null };
+/** What `export default` or `Deno.serve` gave, by what it handles. */
+const handlers = { __proto__: null, fetch: null, queue: null, scheduled: null };
 let env;
 /** How long a module without a default export may take to call `Deno.serve` after it was evaluated, as `main()` does. */
 const LATE_SERVE_MS = 250;
@@ -29,7 +29,7 @@ async function load(request) {
     seal(head.env);
     await importModule(subarray(body, newline + 1));
     loaded = true;
-    return answer(200, {});
+    return answer(200, { __proto__: null, handlers: handlerNames() });
   } catch (error) {
     return answer(422, loadFailure(error));
   }
@@ -62,7 +62,17 @@ const LARGE_BUNDLE_BYTES = 128 * 1024;
 async function importModule(bytes) {
   if (bytes.length >= LARGE_BUNDLE_BYTES) vm ??= await import("node:vm");
   const namespace = await (vm !== undefined && await compile(bytes)) || await importBlob(bytes);
-  handlers.fetch ??= "default" in namespace ? exportedHandler(namespace.default) : await servedHandler(namespace);
+  if ("default" in namespace) takeExported(namespace.default);
+  else handlers.fetch ??= await servedHandler(namespace);
+}
+
+/** What the module handles, for the node. */
+function handlerNames() {
+  const names = [];
+  if (handlers.fetch !== null) push(names, "fetch");
+  if (handlers.queue !== null) push(names, "queue");
+  if (handlers.scheduled !== null) push(names, "scheduled");
+  return names;
 }
 
 /** Evaluates the bundle with V8 alone. Nothing when it does not compile or link: `import()` says better where and why. */
@@ -118,21 +128,31 @@ async function importBlob(bytes) {
   }
 }
 
-function exportedHandler(exported) {
+/** Takes the handlers of a default export: an object's, or a class's as Workers have them. `Deno.serve` may have given `fetch`. */
+function takeExported(exported) {
   const kind = typeof exported;
   if ((kind !== "object" && kind !== "function") || exported === null) {
+    if (handlers.fetch !== null) return;
     throw new LoadError("no_fetch", `the default export is ${exported === null ? "null" : `a ${kind}`} and has no fetch`);
   }
-  const fetch = exported.fetch;
-  if (typeof fetch === "function") return (request, ctx) => apply(fetch, exported, [request, env, ctx]);
-  // A class, as Workers has them: one instance a request.
-  if (kind === "function" && typeof exported.prototype?.fetch === "function") {
-    return (request, ctx) => construct(exported, [ctx, env]).fetch(request);
-  }
+  handlers.fetch ??= handlerOf(exported, "fetch");
+  handlers.queue = handlerOf(exported, "queue");
+  handlers.scheduled = handlerOf(exported, "scheduled");
+  if (handlers.fetch !== null || handlers.queue !== null || handlers.scheduled !== null) return;
   let hint = "";
   if (kind === "function") hint = "; write `export default { fetch: … }` around the function";
   else if (typeof exported.handler === "function") hint = OF_LAMBDA;
-  throw new LoadError("no_fetch", `the default export has no fetch${hint}`);
+  throw new LoadError("no_fetch", `the default export has no fetch, queue or scheduled${hint}`);
+}
+
+function handlerOf(exported, name) {
+  const method = exported[name];
+  if (typeof method === "function") return (what, ctx) => apply(method, exported, [what, env, ctx]);
+  // A class: one instance for each invocation.
+  if (typeof exported === "function" && typeof exported.prototype?.[name] === "function") {
+    return (what, ctx) => construct(exported, [ctx, env])[name](what);
+  }
+  return null;
 }
 
 /** What to write in place of `exports.handler`. */
@@ -146,6 +166,8 @@ async function servedHandler(namespace) {
   });
   if (handlers.fetch !== null) return handlers.fetch;
   let hint = "; write `export default { fetch(request) { … } }`";
+  if ("queue" in namespace) hint = "; it exports queue by name: write `export default { queue }`";
+  else if ("scheduled" in namespace) hint = "; it exports scheduled by name: write `export default { scheduled }`";
   if ("fetch" in namespace) hint = "; it exports fetch by name: write `export default { fetch }`";
   else if ("handler" in namespace) hint = OF_LAMBDA;
   else if (listensForFetch) hint = "; in place of `addEventListener(\"fetch\", …)` write `export default { fetch(request) { … } }`";
@@ -230,10 +252,13 @@ function serveRequest(request, info) {
   const id = innerHeader(request[REQUEST], REQUEST_ID);
   if (id === null) return serveNode(request);
   const handle = handlers.fetch;
-  if (handle === null || !loaded) return withoutHandler();
+  if (!loaded) return withoutHandler();
+  const event = handlers.queue === null && handlers.scheduled === null ? null : eventHandler(request);
+  if (handle === null && event === null) return withoutFetch(id, request);
   const invocation = new Invocation(id, request);
   // Stays entered when this returns: what Deno does with the response belongs to the invocation too.
   enter(invocation);
+  if (event !== null) return event.serve(event.handle, request, invocation);
   let response;
   try {
     response = handle(request, new ExecutionContext(invocation), invocation, info);
@@ -385,6 +410,11 @@ function serveNode(request) {
 
 function withoutHandler() {
   return loaded ? failure("no_fetch") : new NativeResponse(null, { __proto__: null, status: 503 });
+}
+
+/** Publish has seen that there is a handler for all that the manifest names: somebody invoked the function directly. */
+function withoutFetch(id, request) {
+  return failed("no_fetch", "the function has no fetch, and so takes no requests", new Invocation(id, request));
 }
 
 /** Deno cannot send the response, or its body failed on the way; then the connection breaks and the answer is not used. */

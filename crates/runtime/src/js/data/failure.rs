@@ -47,6 +47,8 @@ pub(super) enum Code {
     Statement,
     /// The invocation that it belonged to is over.
     Ended,
+    /// What keeps the topics cannot be reached.
+    Unavailable,
     /// The store is damaged.
     Corrupt,
     /// The node's trouble.

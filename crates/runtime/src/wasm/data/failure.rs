@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use minnow_store::{BucketError, KvError, LockError, SqlError};
+use minnow_store::{BucketError, KvError, LockError, SqlError, TopicError};
 use wasmtime::component::ResourceTableError;
 
 use super::DataView;
@@ -58,7 +58,7 @@ macro_rules! service_error {
     };
 }
 
-service_error!(KvError, SqlError, LockError, BucketError);
+service_error!(KvError, SqlError, LockError, BucketError, TopicError);
 
 /// An error of an interface.
 pub(super) trait Told<E>: Sized {

@@ -11,8 +11,10 @@ mod config;
 mod failure;
 mod keyvalue;
 mod lock;
+pub(super) mod messaging;
 mod sql;
 mod streams;
+mod topic;
 
 use std::{error::Error, sync::Arc};
 
@@ -31,6 +33,8 @@ pub(super) struct Open {
     /// Locks and transactions.
     holds: u32,
     cursors: u32,
+    /// What its messages take, in bytes.
+    messages_bytes: usize,
     /// Uploads and bodies of blobs.
     streams: streams::Streams,
 }
@@ -108,5 +112,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     blob::link(linker)?;
     blobstore::link(linker)?;
     lock::link(linker)?;
+    topic::link(linker)?;
+    messaging::link(linker)?;
     config::link(linker)
 }
