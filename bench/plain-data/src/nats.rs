@@ -36,7 +36,8 @@ pub fn publish(address: &str, publishing: &Publishing) -> Result<(), Box<dyn Err
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut took = runtime.block_on(run(address, publishing)).map_err(|error| error.to_string())?;
     took.sort_unstable();
-    let at = |percent: usize| took.get((took.len() * percent).div_ceil(100).max(1) - 1).ok_or("nothing was acknowledged");
+    let at =
+        |percent: usize| took.get((took.len() * percent).div_ceil(100).max(1) - 1).ok_or("nothing was acknowledged");
     let per_second = took.len() as f64 / publishing.duration.as_secs_f64();
     println!("{per_second} {} {}", at(50)?.as_nanos(), at(99)?.as_nanos());
     Ok(())

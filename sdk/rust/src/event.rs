@@ -127,7 +127,8 @@ mod tests {
         let mut acks = Acks::default();
         acks.retry(&events[0]);
         acks.retry_after(&events[1], Duration::from_secs(5));
-        let expected = r#"{"retry":[{"sequence":"00000000000000000007"},{"sequence":"00000000000000000008","after_ms":5000}]}"#;
+        let expected =
+            r#"{"retry":[{"sequence":"00000000000000000007"},{"sequence":"00000000000000000008","after_ms":5000}]}"#;
         assert_eq!(acks.to_json()?, expected);
         Ok(())
     }
